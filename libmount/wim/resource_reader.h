@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// ResourceReader: random access to the uncompressed data of resources.
+//
+// Thread safety: all methods may be called from any number of threads at once.
+
+#ifndef LIBMOUNT_WIM_RESOURCE_READER_H_
+#define LIBMOUNT_WIM_RESOURCE_READER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "libmount/base/monitor.h"
+#include "libmount/wim/resource.h"
+#include "libmount/wim/wim_source.h"
+
+namespace libmount {
+
+class ResourceReader {
+ public:
+  struct Options {
+    size_t cache_budget = size_t{16} << 20;  // bytes of decoded chunks kept
+    int decoder_threads = 0;                 // 0: one per CPU
+  };
+
+  // `source` and `resources` must outlive the reader. Resources are named by their index in `resources`.
+  ResourceReader(const WimSource* source, const std::vector<ResourceLocation>* resources, Options options);
+  ~ResourceReader();
+  ResourceReader(const ResourceReader&) = delete;
+  ResourceReader& operator=(const ResourceReader&) = delete;
+
+  // Fills `out` with the uncompressed bytes of a resource from `offset`.
+  // REQUIRES: the range lies within the resource. kBadImageFormat (does not decode), kImageChanged.
+  absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
+
+  void SetCacheBudget(size_t bytes);
+
+  struct Stats {
+    size_t cache_bytes = 0;
+    uint64_t chunks_decoded = 0;
+    uint64_t bytes_decoded = 0;
+    uint64_t cache_hits = 0;
+  };
+  Stats GetStats() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Reads and decodes a whole resource at once, without a cache: metadata resources. Refuses more than `max_size`
+// uncompressed bytes with kBadImageFormat. Asks the monitor between chunks.
+absl::StatusOr<std::vector<char>> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
+                                                    uint64_t max_size, OperationMonitor& monitor);
+
+}  // namespace libmount
+
+#endif  // LIBMOUNT_WIM_RESOURCE_READER_H_

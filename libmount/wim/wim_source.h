@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// WimSource: the file or files of a WIM, read with pread, watched for changes made by others.
+//
+// Thread safety: Read and changed may be called from any number of threads.
+
+#ifndef LIBMOUNT_WIM_WIM_SOURCE_H_
+#define LIBMOUNT_WIM_WIM_SOURCE_H_
+
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "libmount/base/unique_fd.h"
+
+namespace libmount {
+
+class WimSource {
+ public:
+  WimSource() = default;
+  WimSource(const WimSource&) = delete;
+  WimSource& operator=(const WimSource&) = delete;
+
+  // Adds the next part (the first call: part 1). kBadImageFormat: not a regular file.
+  absl::Status AddPart(UniqueFd fd, std::string name);
+
+  uint16_t part_count() const { return static_cast<uint16_t>(parts_.size()); }
+  // REQUIRES: 1 <= part <= part_count().
+  uint64_t part_size(uint16_t part) const { return parts_[part - 1].size; }
+  const std::string& part_name(uint16_t part) const { return parts_[part - 1].name; }
+  int part_fd(uint16_t part) const { return parts_[part - 1].fd.get(); }
+
+  // Fills `out` from `offset` of a part. After the read, size, mtime and ctime of the file are compared with those at
+  // AddPart: kImageChanged when they differ (or the file is now shorter), and from then on for every read.
+  absl::Status Read(uint16_t part, uint64_t offset, absl::Span<char> out) const;
+
+  // True once a read has found the file changed.
+  bool changed() const { return changed_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Part {
+    UniqueFd fd;
+    std::string name;
+    uint64_t size = 0;
+    timespec modification_time = {};
+    timespec change_time = {};
+  };
+
+  absl::Status CheckUnchanged(const Part& part) const;
+
+  std::vector<Part> parts_;
+  mutable std::atomic<bool> changed_ = false;
+};
+
+}  // namespace libmount
+
+#endif  // LIBMOUNT_WIM_WIM_SOURCE_H_
