@@ -7,6 +7,8 @@
 //   not solid:  [ chunk table: n-1 offsets, u32 or u64 ][ chunk 0 ][ chunk 1 ] ... [ chunk n-1 ]
 //   solid:      [ u64 uncompressed size, u32 chunk size, u32 compression ][ n compressed sizes, u32 ][ chunk 0 ] ...
 //
+//   pipable:    [ u32 size, chunk 0 ][ u32 size, chunk 1 ] ... [ chunk table as above, not counting the u32s ]
+//
 // A chunk stored with its full uncompressed size is raw. A resource without the compressed flag is raw as a whole.
 // Layouts: "Windows Imaging File Format (WIM)", Microsoft; solid resources: wimlib's include/wimlib/resource.h.
 
@@ -29,16 +31,18 @@ inline constexpr uint8_t kResourceSolid = 0x10;
 
 // A resource as it lies in one part of the set. All numbers have been checked against the part's size.
 struct ResourceLocation {
-  uint64_t offset = 0;         // in the part's file, bytes
-  uint64_t size_in_file = 0;   // bytes
-  uint64_t size = 0;           // uncompressed bytes
-  uint32_t chunk_size = 0;     // uncompressed bytes of a chunk; 0 for a raw resource
-  uint16_t part = 1;           // of the split set, from 1
+  uint64_t offset = 0;        // in the part's file, bytes
+  uint64_t size_in_file = 0;  // bytes
+  uint64_t size = 0;          // uncompressed bytes
+  uint32_t chunk_size = 0;    // uncompressed bytes of a chunk; 0 for a raw resource
+  uint16_t part = 1;          // of the split set, from 1
   Compression compression = Compression::kNone;
   bool solid = false;
+  bool pipable = false;  // the file is a pipable WIM
 };
 
-// A blob: `size` bytes at `offset` of a resource's uncompressed data. Where the resource is not solid, that is all of it.
+// A blob: `size` bytes at `offset` of a resource's uncompressed data. Where the resource is not solid, that is all of
+// it.
 struct BlobLocation {
   uint32_t resource = 0;  // index into the blob table's resources
   uint64_t offset = 0;

@@ -38,6 +38,8 @@ class ResourceReader {
   // REQUIRES: the range lies within the resource. kBadImageFormat (does not decode), kImageChanged.
   absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
 
+  // Shrinking frees at once; 0 also frees the decoders. A chunk larger than the budget is kept while it is the newest
+  // one, until the next call of this: whoever goes idle sets 0.
   void SetCacheBudget(size_t bytes);
 
   struct Stats {
@@ -45,6 +47,7 @@ class ResourceReader {
     uint64_t chunks_decoded = 0;
     uint64_t bytes_decoded = 0;
     uint64_t cache_hits = 0;
+    size_t wanted_bytes = 0;  // a budget that would have saved decoding chunks again; 0: this one is enough
   };
   Stats GetStats() const;
 

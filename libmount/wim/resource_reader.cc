@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "libmount/wim/resource_reader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "libmount/base/reason.h"
+#include "libmount/wim/chunk_cache.h"
+#include "libmount/wim/chunk_table.h"
+#include "libmount/wim/decoder.h"
+
+namespace libmount {
+namespace {
+
+// Compressed bytes of adjacent chunks that are read at once.
+constexpr size_t kMaxInput = size_t{1} << 20;
+// Solid resources whose tables are kept; real images have one or two.
+constexpr size_t kMaxSolidTables = 16;
+
+// One chunk that a read has to decode.
+struct Job {
+  uint64_t chunk = 0;
+  ChunkExtent extent;
+  absl::Span<char> out;                      // the part of the caller's buffer that it fills
+  size_t skip = 0;                           // bytes of the chunk before `out`
+  uint32_t size = 0;                         // of the whole chunk
+  std::unique_ptr<ChunkCache::Claim> claim;  // set: only a part is asked for, the chunk goes to the cache
+};
+
+// A part of the caller's buffer that somebody else's decoding will fill.
+struct Awaited {
+  ChunkCache::Flight flight;
+  absl::Span<char> out;
+  size_t skip = 0;
+};
+
+}  // namespace
+
+class ResourceReader::Impl {
+ public:
+  Impl(const WimSource* source, const std::vector<ResourceLocation>* resources, Options options)
+      : source_(*source),
+        resources_(*resources),
+        thread_count_(options.decoder_threads > 0 ? options.decoder_threads
+                                                  : std::max(1u, std::thread::hardware_concurrency())),
+        cache_(options.cache_budget),
+        decoders_(thread_count_) {}
+
+  absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
+  void SetCacheBudget(size_t bytes);
+  Stats GetStats() const;
+
+ private:
+  using TablePointer = std::shared_ptr<const ChunkTable>;
+
+  absl::StatusOr<TablePointer> OpenTable(uint32_t resource);
+  absl::Status Decode(const ResourceLocation& location, const ChunkTable& table, std::vector<Job>& jobs);
+  absl::Status DecodeRun(const ResourceLocation& location, absl::Span<Job> jobs, Decoder& decoder);
+  absl::Status DecodeOne(const ResourceLocation& location, Job& job, absl::Span<const char> input, Decoder& decoder);
+
+  const WimSource& source_;
+  const std::vector<ResourceLocation>& resources_;
+  const size_t thread_count_;
+  ChunkCache cache_;
+  DecoderPool decoders_;
+  std::atomic<uint64_t> chunks_decoded_ = 0;
+  std::atomic<uint64_t> bytes_decoded_ = 0;
+
+  absl::Mutex tables_mutex_;
+  absl::flat_hash_map<uint32_t, TablePointer> solid_tables_ ABSL_GUARDED_BY(tables_mutex_);
+};
+
+absl::StatusOr<ResourceReader::Impl::TablePointer> ResourceReader::Impl::OpenTable(uint32_t resource) {
+  const ResourceLocation& location = resources_[resource];
+  if (location.solid) {
+    absl::MutexLock lock(&tables_mutex_);
+    auto found = solid_tables_.find(resource);
+    if (found != solid_tables_.end()) return found->second;
+  }
+  absl::StatusOr<ChunkTable> table = ChunkTable::Open(&source_, &location);
+  if (!table.ok()) return table.status();
+  auto shared = std::make_shared<const ChunkTable>(*std::move(table));
+  if (location.solid) {
+    absl::MutexLock lock(&tables_mutex_);
+    if (solid_tables_.size() >= kMaxSolidTables) solid_tables_.clear();
+    solid_tables_[resource] = shared;
+  }
+  return shared;
+}
+
+absl::Status ResourceReader::Impl::Read(uint32_t resource, uint64_t offset, absl::Span<char> out) {
+  if (out.empty()) return absl::OkStatus();
+  const ResourceLocation& location = resources_[resource];
+  if (offset > location.size || out.size() > location.size - offset) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s: bytes beyond the end of the resource at offset %d were asked for",
+                                     source_.part_name(location.part), location.offset));
+  }
+  if (location.compression == Compression::kNone) return source_.Read(location.part, location.offset + offset, out);
+
+  absl::StatusOr<TablePointer> table = OpenTable(resource);
+  if (!table.ok()) return table.status();
+  std::vector<Job> jobs;
+  std::vector<Awaited> awaited;
+  for (size_t done = 0; done < out.size();) {
+    Job job;
+    job.chunk = (offset + done) / location.chunk_size;
+    job.skip = (offset + done) % location.chunk_size;
+    job.size = (*table)->ChunkSize(job.chunk);
+    job.out = out.subspan(done, job.size - job.skip);
+    done += job.out.size();
+    ChunkCache::Key key(resource, job.chunk);
+    ChunkCache::Chunk chunk;
+    if (job.out.size() == job.size) {
+      chunk = cache_.Find(key, job.out.size());
+    } else {
+      ChunkCache::Acquired acquired = cache_.Acquire(key, job.size, job.out.size());
+      chunk = std::move(acquired.chunk);
+      job.claim = std::move(acquired.claim);
+      if (acquired.flight != nullptr) {
+        awaited.push_back({std::move(acquired.flight), job.out, job.skip});
+        continue;
+      }
+    }
+    if (chunk != nullptr) {
+      memcpy(job.out.data(), chunk->data() + job.skip, job.out.size());
+    } else {
+      jobs.push_back(std::move(job));
+    }
+  }
+  // Own work first: whoever waits holds no claim that another could be waiting for.
+  absl::Status status = Decode(location, **table, jobs);
+  jobs.clear();
+  for (Awaited& other : awaited) {
+    if (!status.ok()) break;
+    absl::StatusOr<ChunkCache::Chunk> chunk = cache_.Wait(other.flight);
+    status = chunk.status();
+    if (status.ok()) memcpy(other.out.data(), (*chunk)->data() + other.skip, other.out.size());
+  }
+  return status;
+}
+
+absl::Status ResourceReader::Impl::Decode(const ResourceLocation& location, const ChunkTable& table,
+                                          std::vector<Job>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  uint64_t first = jobs.front().chunk;
+  std::vector<ChunkExtent> extents(jobs.back().chunk - first + 1);
+  absl::Status status = table.Locate(first, absl::MakeSpan(extents));
+  if (!status.ok()) return status;
+  for (Job& job : jobs) job.extent = extents[job.chunk - first];
+  absl::StatusOr<DecoderPool::Lease> decoder = decoders_.Take(location.compression, location.chunk_size);
+  if (!decoder.ok()) return decoder.status();
+
+  // Runs of jobs whose data lies close together.
+  for (size_t begin = 0; begin < jobs.size();) {
+    size_t end = begin + 1;
+    auto input_size = [&](size_t last) {
+      return jobs[last].extent.offset + jobs[last].extent.size - jobs[begin].extent.offset;
+    };
+    while (end < jobs.size() && input_size(end) <= kMaxInput) ++end;
+    status = DecodeRun(location, absl::MakeSpan(jobs).subspan(begin, end - begin), **decoder);
+    if (!status.ok()) return status;
+    begin = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ResourceReader::Impl::DecodeRun(const ResourceLocation& location, absl::Span<Job> jobs, Decoder& decoder) {
+  uint64_t begin = jobs.front().extent.offset;
+  size_t size = jobs.back().extent.offset + jobs.back().extent.size - begin;
+  if (jobs.size() == 1 && jobs[0].claim == nullptr && jobs[0].extent.size == jobs[0].size) {
+    return source_.Read(location.part, begin, jobs[0].out);
+  }
+  if (jobs.size() == 1 && jobs[0].claim != nullptr) jobs[0].claim->Start();  // before memory is taken for it
+  absl::Span<char> input = decoder.InputBuffer(size);
+  if (input.size() != size) return MakeError(Reason::kOutOfResources, "no memory for compressed chunks");
+  absl::Status status = source_.Read(location.part, begin, input);
+  for (Job& job : jobs) {
+    if (!status.ok()) break;
+    if (jobs.size() > 1 && job.claim != nullptr) job.claim->Start();
+    status = DecodeOne(location, job, input.subspan(job.extent.offset - begin, job.extent.size), decoder);
+  }
+  if (status.ok()) return status;
+  for (Job& job : jobs) {
+    if (job.claim != nullptr) std::move(*std::exchange(job.claim, nullptr)).Fail(status);
+  }
+  return status;
+}
+
+absl::Status ResourceReader::Impl::DecodeOne(const ResourceLocation& location, Job& job, absl::Span<const char> input,
+                                             Decoder& decoder) {
+  ChunkBuffer buffer;
+  absl::Span<char> target = job.out;
+  if (job.claim != nullptr) {
+    buffer = ChunkBuffer(job.size);
+    if (buffer.size() != job.size) return MakeError(Reason::kOutOfResources, "no memory for a chunk");
+    target = buffer.span();
+  }
+  if (input.size() == job.size) {
+    memcpy(target.data(), input.data(), input.size());
+  } else if (!decoder.Decode(input, target)) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s: chunk %d of the resource at offset %d does not decode",
+                                     source_.part_name(location.part), job.chunk, location.offset));
+  }
+  chunks_decoded_.fetch_add(1, std::memory_order_relaxed);
+  bytes_decoded_.fetch_add(job.size, std::memory_order_relaxed);
+  if (job.claim != nullptr) {
+    ChunkCache::Chunk chunk = std::move(*std::exchange(job.claim, nullptr)).Publish(std::move(buffer));
+    memcpy(job.out.data(), chunk->data() + job.skip, job.out.size());
+  }
+  return absl::OkStatus();
+}
+
+void ResourceReader::Impl::SetCacheBudget(size_t bytes) {
+  decoders_.SetMaxIdle(bytes == 0 ? 0 : thread_count_);
+  cache_.SetBudget(bytes);
+}
+
+ResourceReader::Stats ResourceReader::Impl::GetStats() const {
+  ChunkCache::Stats cache = cache_.GetStats();
+  Stats stats;
+  stats.cache_bytes = cache.bytes;
+  stats.chunks_decoded = chunks_decoded_.load(std::memory_order_relaxed);
+  stats.bytes_decoded = bytes_decoded_.load(std::memory_order_relaxed);
+  stats.cache_hits = cache.hits;
+  stats.wanted_bytes = cache.wanted_bytes;
+  return stats;
+}
+
+ResourceReader::ResourceReader(const WimSource* source, const std::vector<ResourceLocation>* resources, Options options)
+    : impl_(std::make_unique<Impl>(source, resources, options)) {}
+
+ResourceReader::~ResourceReader() = default;
+
+absl::Status ResourceReader::Read(uint32_t resource, uint64_t offset, absl::Span<char> out) {
+  return impl_->Read(resource, offset, out);
+}
+
+void ResourceReader::SetCacheBudget(size_t bytes) { impl_->SetCacheBudget(bytes); }
+
+ResourceReader::Stats ResourceReader::GetStats() const { return impl_->GetStats(); }
+
+}  // namespace libmount

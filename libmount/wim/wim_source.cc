@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "libmount/wim/wim_source.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "libmount/base/reason.h"
+
+namespace libmount {
+namespace {
+
+bool SameTime(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
+
+absl::Status ChangedError(const std::string& name) {
+  return MakeError(Reason::kImageChanged,
+                   absl::StrFormat("%s was changed, truncated or replaced after it was opened; open it again", name));
+}
+
+}  // namespace
+
+absl::Status WimSource::AddPart(UniqueFd fd, std::string name) {
+  struct stat facts;
+  if (fstat(fd.get(), &facts) != 0) {
+    return MakeErrnoError(Reason::kBadImageFormat, errno, absl::StrFormat("%s cannot be examined", name));
+  }
+  if (!S_ISREG(facts.st_mode)) {
+    return MakeError(Reason::kBadImageFormat, absl::StrFormat("%s is not a regular file", name));
+  }
+  Part part;
+  part.fd = std::move(fd);
+  part.name = std::move(name);
+  part.size = static_cast<uint64_t>(facts.st_size);
+  part.modification_time = facts.st_mtim;
+  part.change_time = facts.st_ctim;
+  parts_.push_back(std::move(part));
+  return absl::OkStatus();
+}
+
+absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<char> out) const {
+  const Part& part = parts_[part_number - 1];
+  if (changed()) return ChangedError(part.name);
+  if (offset > part.size || out.size() > part.size - offset) {
+    return MakeError(
+        Reason::kBadImageFormat,
+        absl::StrFormat("%s: %d bytes at offset %d lie beyond the end of the file", part.name, out.size(), offset));
+  }
+  size_t done = 0;
+  int read_error = 0;
+  while (done < out.size()) {
+    ssize_t count = pread(part.fd.get(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) {
+      // 0: the file is shorter than it was. An error comes after the comparison too: a replaced file explains more.
+      read_error = count < 0 ? errno : 0;
+      break;
+    }
+    done += static_cast<size_t>(count);
+  }
+  absl::Status unchanged = CheckUnchanged(part);
+  if (!unchanged.ok()) return unchanged;
+  if (done == out.size()) return absl::OkStatus();
+  if (read_error == 0) {
+    changed_.store(true, std::memory_order_relaxed);
+    return ChangedError(part.name);
+  }
+  return MakeErrnoError(
+      Reason::kUnspecified, read_error,
+      absl::StrFormat("%s: reading %d bytes at offset %d failed; check the disk", part.name, out.size(), offset));
+}
+
+absl::Status WimSource::CheckUnchanged(const Part& part) const {
+  struct stat facts;
+  // Access time is left out: our own reads change it.
+  bool same = fstat(part.fd.get(), &facts) == 0 && static_cast<uint64_t>(facts.st_size) == part.size &&
+              SameTime(facts.st_mtim, part.modification_time) && SameTime(facts.st_ctim, part.change_time);
+  if (same) return absl::OkStatus();
+  changed_.store(true, std::memory_order_relaxed);
+  return ChangedError(part.name);
+}
+
+}  // namespace libmount
