@@ -9,7 +9,7 @@ ntfs_volume.py; here is in which formats.
   ntfs-xpress-4k.wim, ntfs-lzx-2m.wim    other chunk sizes
   ntfs-pipable.wim                       resources in another order, with their own headers
   ntfs-split.swm, -split2.swm, ...       a split set
-  two-images.wim                         two images that share blobs, names that differ by case only in upper/lower
+  two-images.wim                         two images that share blobs, LZX
   unix.wim                               captured of a directory with --unix-data: owners, modes, links, a fifo, a device
   small.wim                              three files: for tests that mount a lot
   huge.wim                               a sparse file of 5 GiB
@@ -27,7 +27,7 @@ from ntfs_volume import run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# Made images by file name: number of images inside.
+# Made from the NTFS volume, by file name: what wimcapture is told.
 NTFS_IMAGES = {
     "ntfs-none.wim": ("--compress=none",),
     "ntfs-xpress.wim": ("--compress=XPRESS",),

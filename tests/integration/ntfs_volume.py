@@ -8,6 +8,7 @@ and reparse points of several kinds (LINKS tells where each link must lead).
 
 import contextlib
 import os
+import select
 import struct
 import subprocess
 import tempfile
@@ -28,7 +29,7 @@ TAG_SYMLINK = 0xA000000C
 TAG_APPEXECLINK = 0x8000001B
 TAG_LX_SYMLINK = 0xA000001D
 
-# Path of each link: where it leads, from the root of the image. None: no link to Linux, a file with reparse data.
+# Path of each link: where it leads, from the root of the image. None: wherever it leads, it must not be out of the image.
 LINKS = {
     "links/relative": "plain.txt",
     "links/relative-up-and-down": "Windows/System32/deep.txt",
@@ -36,12 +37,10 @@ LINKS = {
     "links/directory": "Windows",
     "links/junction": "Windows/System32",
     "Windows/junction-to-root": "",
-    "links/other-case": "windows/SYSTEM32/DEEP.TXT",
+    "links/other-case": "Windows/System32/deep.txt",
     "links/escapes": None,
     "links/app-execution-alias": None,
 }
-
-# The files that LINKS of value None must not be mistaken for: they stay beneath the root or are no links at all.
 
 
 def run(*command, **options):
@@ -83,8 +82,7 @@ def wait_for_ntfs_3g(path):
             if any(os.readlink(f"/proc/{pid}/fd/{fd}") == path for fd in os.listdir(f"/proc/{pid}/fd")):
                 descriptor = os.pidfd_open(int(pid))
                 try:
-                    import select
-                    select.select([descriptor], [], [], 30)
+                        select.select([descriptor], [], [], 30)
                 finally:
                     os.close(descriptor)
 
