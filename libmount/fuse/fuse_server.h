@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "libmount/base/unique_fd.h"
@@ -26,9 +28,12 @@ namespace libmount {
 inline constexpr uint32_t kFuseMaxRead = 1 << 20;
 
 struct FuseServerOptions {
-  int threads = 0;               // 0: chosen from the number of CPUs
+  int threads = 0;                // 0: chosen from the number of CPUs
   uint32_t read_ahead = 1 << 20;  // bytes; the kernel takes the smaller of this and the device's
-  bool read_only = true;         // unlimited lifetimes, no open and opendir
+  bool read_only = true;          // unlimited lifetimes, no open and opendir
+  bool store_ahead = true;        // push small files of a directory that is being read into the page cache
+  // Runs on each serving thread when it has had nothing to do for a while: a chance to give memory back.
+  std::function<void()> on_idle;
 };
 
 class FuseServer {
@@ -39,13 +44,21 @@ class FuseServer {
   FuseServer(const FuseServer&) = delete;
   FuseServer& operator=(const FuseServer&) = delete;
 
-  // Takes the descriptor and starts serving on threads of its own; returns at once. `on_initialized` runs (on one of
-  // these threads) when the INIT reply was sent; `on_end` when the last thread has left: OK after the file system
-  // was unmounted or Stop was called, else what failed.
+  // Takes the descriptor (and makes it non-blocking) and starts serving on threads of its own; returns at once.
+  // `on_initialized` runs (on one of these threads) when the INIT reply was sent; `on_end` when the last thread has
+  // left: OK after the file system was unmounted, its connection aborted, or Stop was called, else what failed. Neither
+  // may destroy the server. Where Start fails, neither is called.
   absl::Status Start(UniqueFd fuse_fd, std::function<void()> on_initialized, std::function<void(absl::Status)> on_end);
 
   // Ends serving without unmounting.
   void Stop();
+
+  // The raw INIT request and its reply, once it was sent: what a replacement needs to go on serving this mount.
+  struct InitExchange {
+    std::string request;
+    std::string reply;
+  };
+  std::optional<InitExchange> init_exchange() const;
 
   struct Stats {
     uint64_t requests = 0;

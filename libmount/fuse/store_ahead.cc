@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "libmount/fuse/store_ahead.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace libmount {
+
+StoreAhead::StoreAhead(const FileTree* tree, Store store)
+    : tree_(tree), store_(std::move(store)), buffer_(kSmallFileBytes) {}
+
+void StoreAhead::OnSmallFileRead(NodeId file) {
+  std::vector<NodeId> batch = Decide(file);
+  if (batch.empty() || !storing_.TryLock()) return;
+  for (NodeId node : batch) {
+    if (!StoreOne(node)) break;
+  }
+  storing_.Unlock();
+}
+
+// A few candidates more than a batch are visited, so that the stream can be told which files come behind it.
+std::vector<NodeId> StoreAhead::Decide(NodeId file) {
+  std::vector<NodeId> ahead;
+  size_t wanted = kExpected;
+  absl::MutexLock lock(&mutex_);
+  Stream* stream = FindStream(file);
+  if (stream->hits >= kHitsBeforeStoring) wanted += kBatchFiles;
+  bool dropped = IsStored(file);
+  SetStored(file, true);  // it is in the page cache from now on
+  size_t stored_already = 0;
+  tree_->VisitReadAheadCandidates(file, kSmallFileBytes, [&](NodeId node, uint64_t size) {
+    mutex_.AssertHeld();
+    if (node == file || size == 0 || size > kSmallFileBytes) return true;
+    // Stored before: passed over. Not without end: after so many there is nothing to gain here.
+    if (!dropped && IsStored(node)) return ++stored_already < kBatchFiles;
+    ahead.push_back(node);
+    return ahead.size() < wanted;
+  });
+  size_t batch = stream->hits >= kHitsBeforeStoring ? std::min(ahead.size(), kBatchFiles) : 0;
+  stream->expected.fill(0);
+  std::copy_n(ahead.begin() + batch, std::min(ahead.size() - batch, kExpected), stream->expected.begin());
+  ahead.resize(batch);
+  return ahead;
+}
+
+// The stream that expected `file`, with one hit more; else the one unused for longest, started anew.
+StoreAhead::Stream* StoreAhead::FindStream(NodeId file) {
+  Stream* oldest = &streams_[0];
+  for (Stream& stream : streams_) {
+    if (std::find(stream.expected.begin(), stream.expected.end(), file) != stream.expected.end()) {
+      stream.hits = std::min(stream.hits + 1, kHitsBeforeStoring);
+      stream.last_use = ++clock_;
+      return &stream;
+    }
+    if (stream.last_use < oldest->last_use) oldest = &stream;
+  }
+  *oldest = Stream{.last_use = ++clock_};
+  return oldest;
+}
+
+bool StoreAhead::StoreOne(NodeId file) {
+  ErrnoOr<size_t> size = tree_->Read(file, 0, buffer_.first(kSmallFileBytes));
+  if (!size.ok()) return true;  // its reader will be told
+  // ENOENT: the kernel does not know the node (any more); then it will not know the next ones either.
+  if (store_(file, buffer_.first(*size)) != 0) return false;
+  stored_count_.fetch_add(1, std::memory_order_relaxed);
+  absl::MutexLock lock(&mutex_);
+  SetStored(file, true);
+  return true;
+}
+
+bool StoreAhead::IsStored(NodeId node) const {
+  auto block = stored_.find(node / kNodesPerBlock);
+  return block != stored_.end() && block->second.test(node % kNodesPerBlock);
+}
+
+void StoreAhead::SetStored(NodeId node, bool stored) {
+  stored_[node / kNodesPerBlock].set(node % kNodesPerBlock, stored);
+}
+
+void StoreAhead::Trim() {
+  if (!storing_.TryLock()) return;
+  buffer_.Discard();
+  storing_.Unlock();
+}
+
+}  // namespace libmount
