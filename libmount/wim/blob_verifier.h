@@ -15,7 +15,6 @@
 #ifndef LIBMOUNT_WIM_BLOB_VERIFIER_H_
 #define LIBMOUNT_WIM_BLOB_VERIFIER_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,12 +25,13 @@
 #include "absl/types/span.h"
 #include "libmount/wim/resource.h"
 #include "libmount/wim/resource_reader.h"
+#include "libmount/wim/sha1.h"
 
 namespace libmount {
 
 struct BlobFacts {
   BlobLocation location;
-  std::array<uint8_t, 20> sha1 = {};  // all zeros: not known, and not checked
+  Sha1Digest sha1 = {};  // all zeros: not known, and not checked
 };
 
 class BlobVerifier {
