@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -210,27 +211,45 @@ class FuseServer::Impl {
 
   // Every reply and notification goes through here.
   ssize_t Write(int fd, iovec* parts, int count) {
+    if (!initialized_.load(std::memory_order_relaxed)) return WriteBeforeInit(fd, parts, count);
     ssize_t written;
     do {
       written = writev(fd, parts, count);
     } while (written < 0 && errno == EINTR);
-    if (!initialized_.load(std::memory_order_relaxed)) NoteInitReply(parts, count, written);
     return written;
   }
 
-  void NoteInitReply(const iovec* parts, int count, ssize_t written) {
+  ssize_t WriteBeforeInit(int fd, const iovec* parts, int count) {
     std::string reply;
     for (int i = 0; i < count; ++i) reply.append(static_cast<const char*>(parts[i].iov_base), parts[i].iov_len);
-    if (written < 0 || reply.size() < sizeof(fuse_out_header)) return;
-    fuse_out_header header;
-    memcpy(&header, reply.data(), sizeof(header));
+    bool is_init = CompleteInitReply(&reply);
+    ssize_t written = write(fd, reply.data(), reply.size());
+    if (!is_init || written < 0) return written;
     {
       absl::MutexLock lock(&mutex_);
-      if (header.error != 0 || init_.request.empty() || header.unique != HeaderOf(init_.request.data()).unique) return;
       init_.reply = std::move(reply);
     }
     initialized_.store(true, std::memory_order_relaxed);
     if (on_initialized_) on_initialized_();
+    return written;
+  }
+
+  // Whether this is the reply to INIT. libfuse 3.14 forgets to answer FUSE_PARALLEL_DIROPS, which is added here:
+  // without it the kernel lets only one look-up or reading at a time into a directory.
+  bool CompleteInitReply(std::string* reply) {
+    absl::MutexLock lock(&mutex_);
+    if (init_.request.empty() || reply->size() < sizeof(fuse_out_header) + FUSE_COMPAT_22_INIT_OUT_SIZE) return false;
+    fuse_out_header header;
+    memcpy(&header, reply->data(), sizeof(header));
+    if (header.error != 0 || header.unique != HeaderOf(init_.request.data()).unique) return false;
+    fuse_init_in asked;
+    memcpy(&asked, init_.request.data() + sizeof(fuse_in_header), offsetof(fuse_init_in, flags2));
+    char* flags_at = reply->data() + sizeof(header) + offsetof(fuse_init_out, flags);
+    uint32_t flags;
+    memcpy(&flags, flags_at, sizeof(flags));
+    flags |= asked.flags & FUSE_PARALLEL_DIROPS;
+    memcpy(flags_at, &flags, sizeof(flags));
+    return true;
   }
 
   int StoreFile(NodeId node, absl::Span<const char> content) {

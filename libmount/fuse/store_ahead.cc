@@ -11,20 +11,31 @@ StoreAhead::StoreAhead(const FileTree* tree, Store store)
     : tree_(tree), store_(std::move(store)), buffer_(kSmallFileBytes) {}
 
 void StoreAhead::OnSmallFileRead(NodeId file) {
-  std::vector<NodeId> batch = Decide(file);
-  if (batch.empty() || !storing_.TryLock()) return;
-  for (NodeId node : batch) {
-    if (!StoreOne(node)) break;
+  size_t stream_index;
+  std::vector<NodeId> batch = Decide(file, &stream_index);
+  if (batch.empty()) return;
+  size_t done = 0;
+  if (storing_.TryLock()) {
+    while (done < batch.size() && StoreOne(batch[done])) ++done;
+    storing_.Unlock();
   }
-  storing_.Unlock();
+  if (done < batch.size()) Rewind(stream_index, absl::MakeConstSpan(batch).subspan(done));
+}
+
+void StoreAhead::Rewind(size_t stream_index, absl::Span<const NodeId> next) {
+  absl::MutexLock lock(&mutex_);
+  Stream& stream = streams_[stream_index];
+  stream.expected.fill(0);
+  std::copy_n(next.begin(), std::min(next.size(), kExpected), stream.expected.begin());
 }
 
 // A few candidates more than a batch are visited, so that the stream can be told which files come behind it.
-std::vector<NodeId> StoreAhead::Decide(NodeId file) {
+std::vector<NodeId> StoreAhead::Decide(NodeId file, size_t* stream_index) {
   std::vector<NodeId> ahead;
   size_t wanted = kExpected;
   absl::MutexLock lock(&mutex_);
   Stream* stream = FindStream(file);
+  *stream_index = static_cast<size_t>(stream - streams_.data());
   if (stream->hits >= kHitsBeforeStoring) wanted += kBatchFiles;
   bool dropped = IsStored(file);
   SetStored(file, true);  // it is in the page cache from now on

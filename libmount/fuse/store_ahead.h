@@ -72,8 +72,10 @@ class StoreAhead {
     uint64_t last_use = 0;
   };
 
-  // Files to store next, in order; empty unless `file` continues a stream.
-  std::vector<NodeId> Decide(NodeId file);
+  // Files to store next, in order; empty unless `file` continues a stream, which is named in `stream_index`.
+  std::vector<NodeId> Decide(NodeId file, size_t* stream_index);
+  // The stream goes on at `next` after all: the files from there on were not stored.
+  void Rewind(size_t stream_index, absl::Span<const NodeId> next);
   Stream* FindStream(NodeId file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsStored(NodeId node) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetStored(NodeId node, bool stored) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
