@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The exported functions: arguments in, one call of the service, results out. DismAPI.h is their manual.
+
+#include <stdio.h>
+
+#include <optional>
+
+#include "client/common/paths.h"
+#include "client/common/unicode.h"
+#include "client/dismapi/event.h"
+#include "client/dismapi/hresult.h"
+#include "client/dismapi/library.h"
+#include "client/dismapi/progress.h"
+#include "client/dismapi/result_block.h"
+#include "client/dismapi/results.h"
+
+namespace dismd {
+namespace {
+
+constexpr DWORD kMountFlags =
+    DISM_MOUNT_READONLY | DISM_MOUNT_OPTIMIZE | DISM_MOUNT_CHECK_INTEGRITY | DISM_MOUNT_SUPPORT_EA;
+constexpr DWORD kCommitBits = DISM_COMMIT_GENERATE_INTEGRITY | DISM_COMMIT_APPEND | DISM_COMMIT_SUPPORT_EA;
+
+CallStatus InvalidFlags(std::string message) {
+  return CallStatus(Code::kInvalidArgument, v1::INVALID_FLAGS, std::move(message));
+}
+
+std::string Hex(DWORD value) {
+  char text[16];
+  snprintf(text, sizeof(text), "0x%08X", value);
+  return text;
+}
+
+// `what`: "image path", for the message.
+CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
+  if (wide == nullptr) return InvalidPath(std::string("the ") + what + " is NULL");
+  std::optional<std::string> path = WideToUtf8(wide);
+  if (!path) return InvalidPath(std::string("the ") + what + " holds a value that is no Unicode character");
+  CallStatus status = TranslatePath(*path, absolute);
+  if (status.ok()) return status;
+  return CallStatus(status.code(), status.reason(), std::string(what) + ": " + status.message());
+}
+
+// The image that index, name and identifier pick. A NULL name goes as an empty one: the service says that no image has
+// it when it comes to that row of the contract.
+HRESULT ReadImage(UINT index, PCWSTR name, DismImageIdentifier identifier, v1::MountImageRequest* request) {
+  switch (identifier) {
+    case DismImageIndex: request->set_image_index(index); return S_OK;
+    case DismImageName: {
+      std::optional<std::string> text = WideToUtf8(name == nullptr ? L"" : name);
+      // No image has a name that is no text.
+      request->set_image_name(text && IsValidUtf8(*text) ? *text : "");
+      return S_OK;
+    }
+    case DismImageNone:
+      return Fail(DISMAPI_E_MUST_SPECIFY_INDEX_OR_NAME, "an image must be picked by index or by name");
+  }
+  return Fail(E_INVALIDARG, "ImageIdentifier is neither DismImageIndex nor DismImageName");
+}
+
+// Fills in what both operations share. False: `*result` is the failure.
+bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result) {
+  if (handle == nullptr) return true;
+  *event = FindEvent(handle);
+  if (*event != nullptr) return true;
+  *result = Fail(E_HANDLE, "CancelEvent is no open handle of CreateEventW");
+  return false;
+}
+
+// A call whose event is signalled already is cancelled before its arguments are looked at.
+HRESULT FailCancelledEarly() {
+  return Fail(CancelledStatus("cancelled: the cancel event was signalled before the call"));
+}
+
+HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name, DismImageIdentifier identifier,
+                   DWORD flags, HANDLE cancel_event, DISM_PROGRESS_CALLBACK callback, PVOID user_data) {
+  std::shared_ptr<Service> service = Library::Instance().service();
+  if (service == nullptr) return FailNotInitialized();
+  HRESULT result = S_OK;
+  std::shared_ptr<Event> cancel;
+  if (!ReadCancelEvent(cancel_event, &cancel, &result)) return result;
+  if (cancel != nullptr && cancel->Take()) return FailCancelledEarly();
+
+  v1::MountImageRequest request;
+  CallStatus status = ReadPath(image_path, "image path", request.mutable_image_path());
+  if (status.ok()) status = ReadPath(mount_path, "mount path", request.mutable_mount_path());
+  if (!status.ok()) return Fail(status);
+  if (FAILED(result = ReadImage(index, name, identifier, &request))) return result;
+  if ((flags & ~kMountFlags) != 0) {
+    return Fail(InvalidFlags("unknown mount flags " + Hex(flags & ~kMountFlags)));
+  }
+  request.set_read_only((flags & DISM_MOUNT_READONLY) != 0);
+  request.set_check_integrity((flags & DISM_MOUNT_CHECK_INTEGRITY) != 0);
+
+  ProgressReporter progress(callback, user_data);
+  OperationOptions options;
+  options.cancel = cancel.get();
+  options.on_snapshot = [&progress](const v1::Operation& operation) { progress.Report(operation); };
+  v1::Operation outcome;
+  status = service->MountImage(request, options, &outcome);
+  return status.ok() ? S_OK : Fail(status);
+}
+
+HRESULT UnmountImage(PCWSTR mount_path, DWORD flags, HANDLE cancel_event, DISM_PROGRESS_CALLBACK callback,
+                     PVOID user_data) {
+  std::shared_ptr<Service> service = Library::Instance().service();
+  if (service == nullptr) return FailNotInitialized();
+  HRESULT result = S_OK;
+  std::shared_ptr<Event> cancel;
+  if (!ReadCancelEvent(cancel_event, &cancel, &result)) return result;
+  if (cancel != nullptr && cancel->Take()) return FailCancelledEarly();
+
+  v1::UnmountImageRequest request;
+  CallStatus status = ReadPath(mount_path, "mount path", request.mutable_mount_path());
+  if (!status.ok()) return Fail(status);
+  if ((flags & ~(DISM_DISCARD_IMAGE | kCommitBits)) != 0) {
+    return Fail(InvalidFlags("unknown unmount flags " + Hex(flags & ~(DISM_DISCARD_IMAGE | kCommitBits))));
+  }
+  const bool discard = (flags & DISM_DISCARD_IMAGE) != 0;
+  if (discard && (flags & kCommitBits) != 0) {
+    return Fail(InvalidFlags("DISM_DISCARD_IMAGE does not go with commit flags (" + Hex(flags & kCommitBits) + ")"));
+  }
+  request.set_changes(discard ? v1::CHANGES_DISCARD : v1::CHANGES_COMMIT);
+  if (!discard) {
+    request.mutable_commit()->set_generate_integrity((flags & DISM_COMMIT_GENERATE_INTEGRITY) != 0);
+    request.mutable_commit()->set_append((flags & DISM_COMMIT_APPEND) != 0);
+  }
+
+  ProgressReporter progress(callback, user_data);
+  OperationOptions options;
+  options.cancel = cancel.get();
+  options.on_snapshot = [&progress](const v1::Operation& operation) { progress.Report(operation); };
+  v1::Operation outcome;
+  status = service->UnmountImage(request, options, &outcome);
+  return status.ok() ? S_OK : Fail(status);
+}
+
+HRESULT GetImageInfo(PCWSTR image_path, DismImageInfo** image_info, UINT* count) {
+  if (image_info != nullptr) *image_info = nullptr;
+  if (count != nullptr) *count = 0;
+  std::shared_ptr<Service> service = Library::Instance().service();
+  if (service == nullptr) return FailNotInitialized();
+  if (image_info == nullptr || count == nullptr) return Fail(E_INVALIDARG, "ImageInfo or Count is NULL");
+  v1::GetImageInfoRequest request;
+  CallStatus status = ReadPath(image_path, "image path", request.mutable_image_path());
+  v1::GetImageInfoResponse response;
+  if (status.ok()) status = service->GetImageInfo(request, nullptr, &response);
+  if (!status.ok()) return Fail(status);
+  *image_info = MakeImageInfo(response);
+  *count = static_cast<UINT>(response.images_size());
+  return S_OK;
+}
+
+HRESULT GetMountedImageInfo(DismMountedImageInfo** mounted_image_info, UINT* count) {
+  if (mounted_image_info != nullptr) *mounted_image_info = nullptr;
+  if (count != nullptr) *count = 0;
+  std::shared_ptr<Service> service = Library::Instance().service();
+  if (service == nullptr) return FailNotInitialized();
+  if (mounted_image_info == nullptr || count == nullptr) {
+    return Fail(E_INVALIDARG, "MountedImageInfo or Count is NULL");
+  }
+  v1::ListMountsResponse response;
+  CallStatus status = service->ListMounts(nullptr, &response);
+  if (!status.ok()) return Fail(status);
+  *mounted_image_info = MakeMountedImageInfo(response);
+  *count = static_cast<UINT>(response.mounts_size());
+  return S_OK;
+}
+
+HRESULT Initialize(DismLogLevel log_level) {
+  if (static_cast<int>(log_level) < DismLogErrors || static_cast<int>(log_level) > DismLogErrorsWarningsInfoDebug) {
+    return Fail(E_INVALIDARG, "LogLevel is none of the DismLogLevel values");
+  }
+  return Library::Instance().Initialize();
+}
+
+}  // namespace
+}  // namespace dismd
+
+extern "C" {
+
+HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR ScratchDirectory) {
+  (void)LogFilePath;
+  (void)ScratchDirectory;
+  return dismd::AtBorder([&] { return dismd::Initialize(LogLevel); });
+}
+
+HRESULT WINAPI DismShutdown(void) {
+  try {
+    return dismd::Library::Instance().Shutdown();  // the last error text stays as it is
+  } catch (const std::bad_alloc&) {
+    return E_OUTOFMEMORY;
+  }
+}
+
+HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT ImageIndex, PCWSTR ImageName,
+                              DismImageIdentifier ImageIdentifier, DWORD Flags, HANDLE CancelEvent,
+                              DISM_PROGRESS_CALLBACK Progress, PVOID UserData) {
+  return dismd::AtBorder([&] {
+    return dismd::MountImage(ImageFilePath, MountPath, ImageIndex, ImageName, ImageIdentifier, Flags, CancelEvent,
+                             Progress, UserData);
+  });
+}
+
+HRESULT WINAPI DismUnmountImage(PCWSTR MountPath, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
+                                PVOID UserData) {
+  return dismd::AtBorder([&] { return dismd::UnmountImage(MountPath, Flags, CancelEvent, Progress, UserData); });
+}
+
+HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo** ImageInfo, UINT* Count) {
+  return dismd::AtBorder([&] { return dismd::GetImageInfo(ImageFilePath, ImageInfo, Count); });
+}
+
+HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo** MountedImageInfo, UINT* Count) {
+  return dismd::AtBorder([&] { return dismd::GetMountedImageInfo(MountedImageInfo, Count); });
+}
+
+HRESULT WINAPI DismGetLastErrorMessage(DismString** ErrorMessage) {
+  if (ErrorMessage == nullptr) return E_INVALIDARG;
+  *ErrorMessage = nullptr;
+  try {
+    const std::string& text = dismd::LastErrorText();
+    if (text.empty() && dismd::Library::Instance().service() == nullptr) return DISMAPI_E_DISMAPI_NOT_INITIALIZED;
+    *ErrorMessage = dismd::MakeString(text);
+    return S_OK;
+  } catch (const std::bad_alloc&) {
+    return E_OUTOFMEMORY;
+  }
+}
+
+HRESULT WINAPI DismDelete(VOID* DismStructure) {
+  if (DismStructure == nullptr) return S_OK;
+  return dismd::DeleteResultBlock(DismStructure) ? S_OK : E_INVALIDARG;
+}
+
+}  // extern "C"

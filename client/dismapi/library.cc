@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "client/dismapi/library.h"
+
+#include <utility>
+
+#include "client/dismapi/hresult.h"
+
+namespace dismd {
+
+Library& Library::Instance() {
+  static Library* library = new Library;
+  return *library;
+}
+
+HRESULT Library::Initialize() {
+  absl::MutexLock lock(&mutex_);
+  if (service_ != nullptr) {
+    return Fail(DISMAPI_E_DISMAPI_ALREADY_INITIALIZED, "DismInitialize was called before; call DismShutdown first");
+  }
+  service_ = std::make_shared<Service>();
+  return S_OK;
+}
+
+HRESULT Library::Shutdown() {
+  std::shared_ptr<Service> last;  // let go of outside the lock: it may take down the connection
+  absl::MutexLock lock(&mutex_);
+  last = std::exchange(service_, nullptr);
+  return last == nullptr ? DISMAPI_E_DISMAPI_NOT_INITIALIZED : S_OK;
+}
+
+std::shared_ptr<Service> Library::service() {
+  absl::MutexLock lock(&mutex_);
+  return service_;
+}
+
+std::string& LastErrorText() {
+  thread_local std::string text;
+  return text;
+}
+
+HRESULT Fail(HRESULT code, std::string text) {
+  LastErrorText() = std::move(text);
+  return code;
+}
+
+HRESULT Fail(const CallStatus& status) { return Fail(HresultOf(status), status.message()); }
+
+HRESULT FailNotInitialized() {
+  return Fail(DISMAPI_E_DISMAPI_NOT_INITIALIZED, "the DISM API is not initialised; call DismInitialize first");
+}
+
+}  // namespace dismd

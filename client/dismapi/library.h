@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The library's own state: initialised or not, the connection, and each thread's last error text.
+
+#ifndef CLIENT_DISMAPI_LIBRARY_H_
+#define CLIENT_DISMAPI_LIBRARY_H_
+
+#include <cxxabi.h>
+
+#include <memory>
+#include <new>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "client/common/service.h"
+#include "client/dismapi/include/DismAPI.h"
+
+namespace dismd {
+
+class Library {
+ public:
+  // Never destroyed: a process may end while other threads are in calls.
+  static Library& Instance();
+
+  // S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
+  HRESULT Initialize();
+  // S_OK or DISMAPI_E_DISMAPI_NOT_INITIALIZED. Running calls keep the connection until they end.
+  HRESULT Shutdown();
+  // Null before Initialize and after Shutdown.
+  std::shared_ptr<Service> service();
+
+ private:
+  absl::Mutex mutex_;
+  std::shared_ptr<Service> service_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The calling thread's last error text, UTF-8; empty: none.
+std::string& LastErrorText();
+
+// Sets the text and returns the code.
+HRESULT Fail(HRESULT code, std::string text);
+HRESULT Fail(const CallStatus& status);
+HRESULT FailNotInitialized();
+
+// Runs the body of an exported function: the last error text starts empty, and no exception gets out, the forced
+// unwinding of a cancelled thread excepted (glibc ends the process when that is held up).
+template <typename Body>
+HRESULT AtBorder(Body body) {
+  try {
+    LastErrorText().clear();
+    return body();
+  } catch (abi::__forced_unwind&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    LastErrorText().clear();
+    return E_OUTOFMEMORY;
+  } catch (const std::exception& error) {
+    try {
+      return Fail(E_FAIL, error.what());
+    } catch (...) {
+      return E_OUTOFMEMORY;
+    }
+  } catch (...) {
+    try {
+      return Fail(E_FAIL, "an exception that is no std::exception, from a progress callback perhaps");
+    } catch (...) {
+      return E_OUTOFMEMORY;
+    }
+  }
+}
+
+}  // namespace dismd
+
+#endif  // CLIENT_DISMAPI_LIBRARY_H_
