@@ -37,7 +37,7 @@ using SiblingOpener = std::function<absl::StatusOr<UniqueFd>(std::string_view na
 
 // How a tree presents what a WIM does not say.
 struct WimTreeOptions {
-  uid_t uid = 0;   // owner of files without UNIX data
+  uid_t uid = 0;  // owner of files without UNIX data
   gid_t gid = 0;
   // Told of damage; may be null. Must outlive the tree.
   TreeObserver* observer = nullptr;
@@ -54,9 +54,9 @@ class WimTree : public FileTree {
   virtual void SetCacheBudget(size_t bytes) = 0;
 
   struct Stats {
-    size_t cache_bytes = 0;        // held in the chunk cache now
+    size_t cache_bytes = 0;  // held in the chunk cache now
     uint64_t chunks_decoded = 0;
-    uint64_t bytes_decoded = 0;    // uncompressed
+    uint64_t bytes_decoded = 0;  // uncompressed
     uint64_t cache_hits = 0;
     uint64_t damaged_blobs = 0;
   };
@@ -76,9 +76,9 @@ class WimFile {
   virtual const std::vector<ImageInfo>& images() const = 0;
 
   virtual bool is_split() const = 0;
-  virtual bool is_solid() const = 0;       // at least one solid resource
+  virtual bool is_solid() const = 0;  // at least one solid resource
   virtual bool is_pipable() const = 0;
-  virtual bool is_marked_read_only() const = 0;        // header flag READONLY
+  virtual bool is_marked_read_only() const = 0;          // header flag READONLY
   virtual bool is_marked_write_in_progress() const = 0;  // header flag WRITE_IN_PROGRESS
   virtual bool has_integrity_table() const = 0;
 

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "libmount/wim/blob_table.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/types/span.h"
+#include "libmount/base/little_endian.h"
+#include "libmount/base/reason.h"
+#include "libmount/wim/resource_reader.h"
+
+namespace libmount {
+namespace {
+
+constexpr size_t kEntrySize = 50;
+constexpr size_t kPartOffset = 24;
+constexpr size_t kReferenceCountOffset = 26;
+constexpr size_t kHashOffset = 30;
+constexpr uint64_t kSolidResourceMagic = uint64_t{1} << 32;
+constexpr size_t kSolidHeaderSize = 16;
+constexpr uint32_t kMaxSolidChunkSize = 1 << 30;  // the codec's own limit
+
+// Far above what exists (an install.wim of several Windows editions has 150,000 blobs), far below what hurts.
+constexpr uint64_t kMaxEntries = 16 << 20;
+constexpr uint32_t kMaxImages = 1 << 16;
+
+absl::Status BadTable(const std::string& file, std::string_view what) {
+  return MakeError(Reason::kBadImageFormat, absl::StrFormat("%s: the blob table is damaged: %s.", file, what));
+}
+
+Sha1Digest LoadHash(const char* at) {
+  Sha1Digest hash;
+  memcpy(hash.data(), at, hash.size());
+  return hash;
+}
+
+// One entry, decoded.
+struct Entry {
+  explicit Entry(const char* at)
+      : resource(ParseResourceHeader(at)),
+        part(LoadLe16(at + kPartOffset)),
+        reference_count(LoadLe32(at + kReferenceCountOffset)),
+        hash(LoadHash(at + kHashOffset)) {}
+
+  bool is_solid() const { return resource.flags & kResourceSolid; }
+  bool is_solid_resource() const { return is_solid() && resource.size == kSolidResourceMagic; }
+  bool is_metadata() const { return resource.flags & kResourceMetadata; }
+
+  ResourceHeader resource;
+  uint16_t part;
+  uint32_t reference_count;
+  Sha1Digest hash;
+};
+
+// The order that sorts `hashes`, and leaves only the first of equal ones.
+std::vector<uint32_t> SortedDistinct(const std::vector<Sha1Digest>& hashes) {
+  // Sorting pairs by the first eight bytes touches each hash once, not at every comparison.
+  std::vector<std::pair<uint64_t, uint32_t>> keys(hashes.size());
+  for (uint32_t i = 0; i < hashes.size(); ++i) {
+    uint64_t prefix;
+    memcpy(&prefix, hashes[i].data(), sizeof prefix);
+    keys[i] = {__builtin_bswap64(prefix), i};
+  }
+  std::sort(keys.begin(), keys.end(), [&hashes](const auto& a, const auto& b) {
+    if (a.first != b.first) return a.first < b.first;
+    if (hashes[a.second] != hashes[b.second]) return hashes[a.second] < hashes[b.second];
+    return a.second < b.second;
+  });
+  std::vector<uint32_t> order;
+  order.reserve(keys.size());
+  for (const auto& [prefix, i] : keys) {
+    if (order.empty() || hashes[order.back()] != hashes[i]) order.push_back(i);
+  }
+  return order;
+}
+
+template <typename T>
+std::vector<T> Permuted(const std::vector<T>& values, const std::vector<uint32_t>& order) {
+  std::vector<T> result;
+  result.reserve(order.size());
+  for (uint32_t i : order) result.push_back(values[i]);
+  return result;
+}
+
+}  // namespace
+
+// Gathers the entries of all parts, then sorts them into the table.
+class BlobTable::Loader {
+ public:
+  Loader(const WimSource& source, const std::vector<WimHeader>& headers) : source_(source), headers_(headers) {}
+
+  absl::Status LoadPart(uint16_t part, OperationMonitor& monitor);
+  BlobTable Finish();
+
+ private:
+  // A solid resource of the run at hand, and where it starts when the run's resources are laid end to end.
+  struct RunResource {
+    uint32_t resource;  // in solid_resources_
+    uint64_t start;
+    uint64_t size;
+  };
+
+  const WimHeader& header() const { return headers_[part_ - 1]; }
+  const std::string& file() const { return source_.part_name(part_); }
+
+  absl::Status AddEntries(absl::Span<const char> table, OperationMonitor& monitor);
+  // Reads the headers of the solid resources named by the run that starts at entry `first`.
+  absl::Status StartRun(absl::Span<const char> table, size_t first);
+  absl::StatusOr<ResourceLocation> LocateSolid(const ResourceHeader& resource);
+  void AddSolidBlob(const Entry& entry);
+  void AddPlainBlob(const Entry& entry);
+  absl::Status AddMetadata(const Entry& entry);
+
+  const WimSource& source_;
+  const std::vector<WimHeader>& headers_;
+  uint16_t part_ = 1;
+  std::vector<RunResource> run_;
+
+  std::vector<Sha1Digest> plain_hashes_;
+  std::vector<ResourceLocation> plain_resources_;
+  std::vector<Sha1Digest> solid_hashes_;
+  std::vector<BlobLocation> solid_blobs_;  // their `resource` counts from 0 in solid_resources_
+  std::vector<ResourceLocation> solid_resources_;
+  std::vector<Metadata> metadata_;
+};
+
+absl::Status BlobTable::Loader::LoadPart(uint16_t part, OperationMonitor& monitor) {
+  part_ = part;
+  const ResourceHeader& table = header().blob_table;
+  if (table.empty()) return absl::OkStatus();
+  absl::StatusOr<ResourceLocation> location = LocateResource(table, header(), source_, part, "blob table");
+  if (!location.ok()) return location.status();
+  absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(source_, *location, kMaxEntries * kEntrySize, monitor);
+  if (!bytes.ok()) return bytes.status();
+  return AddEntries(*bytes, monitor);
+}
+
+absl::Status BlobTable::Loader::AddEntries(absl::Span<const char> table, OperationMonitor& monitor) {
+  const size_t count = table.size() / kEntrySize;
+  bool in_run = false;
+  for (size_t i = 0; i < count; ++i) {
+    if (i % 4096 == 0) {
+      if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
+    }
+    Entry entry(table.data() + i * kEntrySize);
+    if (!header().solid_version) entry.resource.flags &= ~kResourceSolid;
+    if (entry.is_solid() && !in_run) {
+      if (absl::Status status = StartRun(table, i); !status.ok()) return status;
+    }
+    in_run = entry.is_solid();
+    // Each part lists what lies in it. An entry for another part is a copy of that part's own.
+    if (entry.is_solid_resource() || entry.hash == Sha1Digest{} || entry.part != header().part) continue;
+    if (entry.is_metadata()) {
+      if (absl::Status status = AddMetadata(entry); !status.ok()) return status;
+    } else if (entry.is_solid()) {
+      AddSolidBlob(entry);
+    } else {
+      AddPlainBlob(entry);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlobTable::Loader::StartRun(absl::Span<const char> table, size_t first) {
+  run_.clear();
+  uint64_t start = 0;
+  for (size_t i = first; i < table.size() / kEntrySize; ++i) {
+    Entry entry(table.data() + i * kEntrySize);
+    if (!entry.is_solid()) break;
+    if (!entry.is_solid_resource()) continue;
+    absl::StatusOr<ResourceLocation> location = LocateSolid(entry.resource);
+    if (!location.ok()) return location.status();
+    if (location->size > std::numeric_limits<uint64_t>::max() - start) {
+      return BadTable(file(), "its solid resources are larger than any file");
+    }
+    run_.push_back({static_cast<uint32_t>(solid_resources_.size()), start, location->size});
+    solid_resources_.push_back(*location);
+    start += location->size;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ResourceLocation> BlobTable::Loader::LocateSolid(const ResourceHeader& resource) {
+  const uint64_t file_size = source_.part_size(part_);
+  if (resource.size_in_file < kSolidHeaderSize || resource.offset > file_size ||
+      resource.size_in_file > file_size - resource.offset) {
+    return BadTable(file(),
+                    absl::StrFormat("the solid resource at offset %d does not lie within the file", resource.offset));
+  }
+  char solid_header[kSolidHeaderSize];
+  absl::Status status = source_.Read(part_, resource.offset, absl::MakeSpan(solid_header));
+  if (!status.ok()) return status;
+  ResourceLocation location;
+  location.offset = resource.offset;
+  location.size_in_file = resource.size_in_file;
+  location.size = LoadLe64(solid_header);
+  location.chunk_size = LoadLe32(solid_header + 8);
+  location.part = part_;
+  location.solid = true;
+  location.pipable = header().pipable;
+  const uint32_t compression = LoadLe32(solid_header + 12);
+  if (compression > static_cast<uint32_t>(Compression::kLzms) || !std::has_single_bit(location.chunk_size) ||
+      location.chunk_size > kMaxSolidChunkSize) {
+    return BadTable(file(), absl::StrFormat("the solid resource at offset %d has an unknown format", resource.offset));
+  }
+  location.compression = static_cast<Compression>(compression);
+  const uint64_t chunks = location.size / location.chunk_size + (location.size % location.chunk_size != 0);
+  if (chunks > (location.size_in_file - kSolidHeaderSize) / sizeof(uint32_t)) {
+    return BadTable(file(), absl::StrFormat("the solid resource at offset %d is too small for what it claims to hold",
+                                            resource.offset));
+  }
+  return location;
+}
+
+void BlobTable::Loader::AddSolidBlob(const Entry& entry) {
+  const uint64_t offset = entry.resource.offset;
+  const uint64_t size = entry.resource.size_in_file;  // in a solid run this is the blob's size
+  if (size == 0) return;
+  auto next = std::upper_bound(run_.begin(), run_.end(), offset,
+                               [](uint64_t value, const RunResource& resource) { return value < resource.start; });
+  BlobLocation blob;
+  blob.size = size;
+  bool found = false;
+  if (next != run_.begin()) {
+    const RunResource& home = *std::prev(next);
+    blob.resource = home.resource;
+    blob.offset = offset - home.start;
+    found = blob.offset <= home.size && size <= home.size - blob.offset;
+  }
+  if (!found) {
+    // Nowhere: a resource of its own that cannot be read.
+    blob.resource = static_cast<uint32_t>(solid_resources_.size());
+    blob.offset = 0;
+    ResourceLocation nowhere;
+    nowhere.part = 0;
+    nowhere.size = size;
+    solid_resources_.push_back(nowhere);
+  }
+  solid_hashes_.push_back(entry.hash);
+  solid_blobs_.push_back(blob);
+}
+
+void BlobTable::Loader::AddPlainBlob(const Entry& entry) {
+  if (entry.resource.size == 0) return;
+  absl::StatusOr<ResourceLocation> location = LocateResource(entry.resource, header(), source_, part_, "blob");
+  if (!location.ok()) {
+    // One bad entry must not make all the others unreachable.
+    location = ResourceLocation{};
+    location->part = 0;
+    location->size = entry.resource.size;
+  }
+  plain_hashes_.push_back(entry.hash);
+  plain_resources_.push_back(*location);
+}
+
+absl::Status BlobTable::Loader::AddMetadata(const Entry& entry) {
+  if (entry.reference_count == 0 || part_ != 1) return absl::OkStatus();
+  if (metadata_.size() >= header().image_count || metadata_.size() >= kMaxImages) return absl::OkStatus();
+  if (entry.is_solid()) return BadTable(file(), "an image's metadata lies in a solid resource");
+  absl::StatusOr<ResourceLocation> location =
+      LocateResource(entry.resource, header(), source_, part_, "metadata of an image");
+  if (!location.ok()) return location.status();
+  metadata_.push_back({*location, entry.hash});
+  return absl::OkStatus();
+}
+
+BlobTable BlobTable::Loader::Finish() {
+  BlobTable table;
+  std::vector<uint32_t> plain_order = SortedDistinct(plain_hashes_);
+  std::vector<uint32_t> solid_order = SortedDistinct(solid_hashes_);
+  table.plain_count_ = static_cast<uint32_t>(plain_order.size());
+  table.has_solid_resources_ = !solid_resources_.empty();
+
+  table.hashes_.reserve(plain_order.size() + solid_order.size());
+  for (uint32_t i : plain_order) table.hashes_.push_back(plain_hashes_[i]);
+  for (uint32_t i : solid_order) table.hashes_.push_back(solid_hashes_[i]);
+  table.resources_.reserve(plain_order.size() + solid_resources_.size());
+  for (uint32_t i : plain_order) table.resources_.push_back(plain_resources_[i]);
+  table.resources_.insert(table.resources_.end(), solid_resources_.begin(), solid_resources_.end());
+  table.solid_blobs_ = Permuted(solid_blobs_, solid_order);
+  for (BlobLocation& blob : table.solid_blobs_) blob.resource += table.plain_count_;
+  table.metadata_ = std::move(metadata_);
+  return table;
+}
+
+absl::StatusOr<BlobTable> BlobTable::Load(const WimSource& source, const std::vector<WimHeader>& headers,
+                                          OperationMonitor& monitor) {
+  Loader loader(source, headers);
+  for (uint16_t part = 1; part <= headers.size(); ++part) {
+    if (absl::Status status = loader.LoadPart(part, monitor); !status.ok()) return status;
+  }
+  return loader.Finish();
+}
+
+uint32_t BlobTable::Find(const Sha1Digest& hash) const {
+  auto find_in = [&](size_t first, size_t last) {
+    auto begin = hashes_.begin() + static_cast<ptrdiff_t>(first);
+    auto end = hashes_.begin() + static_cast<ptrdiff_t>(last);
+    auto found = std::lower_bound(begin, end, hash);
+    return found != end && *found == hash ? static_cast<uint32_t>(found - hashes_.begin()) : kNoBlob;
+  };
+  uint32_t index = find_in(0, plain_count_);
+  return index != kNoBlob ? index : find_in(plain_count_, hashes_.size());
+}
+
+BlobLocation BlobTable::location(uint32_t index) const {
+  if (index >= plain_count_) return solid_blobs_[index - plain_count_];
+  return {index, 0, resources_[index].size};
+}
+
+}  // namespace libmount

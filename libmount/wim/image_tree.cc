@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "libmount/wim/image_tree.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "libmount/base/reason.h"
+#include "libmount/base/utf16.h"
+
+namespace libmount {
+namespace {
+
+// The longest name the kernel asks for (FUSE_NAME_MAX); the names of an image are no longer than 765 bytes.
+constexpr size_t kMaxLookupName = 1024;
+constexpr uint64_t kBlockSize = 4096;
+constexpr uint64_t kStatBlockSize = 512;
+
+constexpr uint32_t kDirectoryMode = S_IFDIR | 0755;
+constexpr uint32_t kFileMode = S_IFREG | 0644;
+constexpr uint32_t kReadOnlyFileMode = S_IFREG | 0444;
+constexpr uint32_t kLinkMode = S_IFLNK | 0777;
+constexpr uint32_t kPermissionBits = 07777;
+
+// Windows counts 100 ns from 1601, Unix seconds from 1970.
+constexpr int64_t kTicksPerSecond = 10'000'000;
+constexpr int64_t kUnixEpochSeconds = 11'644'473'600;
+
+timespec ToTimespec(uint64_t windows_time) {
+  timespec time;
+  time.tv_sec = static_cast<int64_t>(windows_time / kTicksPerSecond) - kUnixEpochSeconds;
+  time.tv_nsec = static_cast<int64_t>(windows_time % kTicksPerSecond) * 100;
+  return time;
+}
+
+bool IsSpecialFile(uint32_t mode) {
+  const uint32_t type = mode & S_IFMT;
+  return type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK;
+}
+
+constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit * unit + (value % unit ? unit : 0); }
+
+}  // namespace
+
+ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image, const WimTreeOptions& options)
+    : wim_(std::move(wim)),
+      image_(std::move(image)),
+      options_(options),
+      link_sizes_(image_.extras.size()),
+      reader_(&wim_->source, &wim_->blobs.resources(), {options.cache_budget, options.decoder_threads}),
+      verifier_(
+          &reader_, wim_->blobs.size(),
+          [this](uint32_t blob) {
+            return BlobFacts{wim_->blobs.location(blob), wim_->blobs.hash(blob)};
+          },
+          [this](uint32_t blob, std::string_view what) { ReportDamage(blob, what); }) {
+  for (const MetadataInode& inode : image_.inodes) {
+    if (!image_.IsDirectory(inode)) total_size_ += BlobSize(inode.content);
+  }
+}
+
+std::optional<ImageTree::Node> ImageTree::FindNode(NodeId id) const {
+  const uint64_t index = (id & ((uint64_t{1} << kStreamShift) - 1)) - 1;
+  if (index >= image_.inodes.size()) return std::nullopt;
+  Node node{&image_.inodes[index], nullptr};
+  const uint64_t stream = id >> kStreamShift;
+  if (stream > 0) {
+    const MetadataExtra* extra = image_.Extra(*node.inode);
+    if (extra == nullptr || stream > extra->stream_count) return std::nullopt;
+    node.stream = &image_.streams[extra->first_stream + stream - 1];
+  }
+  return node;
+}
+
+const MetadataDirectory* ImageTree::FindDirectory(NodeId id) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node || node->stream != nullptr || !image_.IsDirectory(*node->inode)) return nullptr;
+  return &image_.directories[node->inode->content];
+}
+
+uint32_t ImageTree::ModeOf(const MetadataInode& inode) const {
+  uint32_t mode = inode.attributes & kAttributeReadOnly ? kReadOnlyFileMode : kFileMode;
+  if (image_.IsLink(inode)) {
+    return kLinkMode;
+  } else if (image_.IsDirectory(inode)) {
+    mode = kDirectoryMode;
+  }
+  const MetadataExtra* extra = image_.Extra(inode);
+  if (extra == nullptr || !extra->has_unix_data) return mode;
+  // The permissions are the image's to say, and what Windows has no type for; not that a directory is a file.
+  const uint32_t type = S_ISREG(mode) && IsSpecialFile(extra->unix_data.mode) ? extra->unix_data.mode : mode;
+  return (type & S_IFMT) | (extra->unix_data.mode & kPermissionBits);
+}
+
+NodeAttributes ImageTree::AttributesOf(const MetadataInode& inode) const {
+  NodeAttributes attributes;
+  attributes.node = IdOf(IndexOf(inode));
+  attributes.mode = ModeOf(inode);
+  attributes.link_count = inode.link_count;
+  attributes.uid = options_.uid;
+  attributes.gid = options_.gid;
+  const MetadataExtra* extra = image_.Extra(inode);
+  if (extra != nullptr && extra->has_unix_data) {
+    attributes.uid = extra->unix_data.uid;
+    attributes.gid = extra->unix_data.gid;
+    if (S_ISCHR(attributes.mode) || S_ISBLK(attributes.mode)) attributes.device = extra->unix_data.device;
+  }
+  if (S_ISREG(attributes.mode)) {
+    attributes.size = BlobSize(inode.content);
+  } else if (S_ISLNK(attributes.mode)) {
+    attributes.size = LinkSize(inode);
+  }
+  attributes.allocated = S_ISREG(attributes.mode) ? RoundUp(attributes.size, kStatBlockSize) : 0;
+  attributes.access_time = ToTimespec(inode.access_time);
+  attributes.modification_time = ToTimespec(inode.write_time);
+  attributes.change_time = attributes.modification_time;
+  return attributes;
+}
+
+NodeAttributes ImageTree::AttributesOf(const Node& node, NodeId id) const {
+  NodeAttributes attributes = AttributesOf(*node.inode);
+  if (node.stream == nullptr) return attributes;
+  attributes.node = id;
+  attributes.mode = S_IFREG | (attributes.mode & 0666);
+  attributes.link_count = 1;
+  attributes.device = 0;
+  attributes.size = BlobSize(node.stream->blob);
+  attributes.allocated = RoundUp(attributes.size, kStatBlockSize);
+  return attributes;
+}
+
+ErrnoOr<NodeAttributes> ImageTree::GetAttributes(NodeId id) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node) return Errno(ENOENT);
+  return AttributesOf(*node, id);
+}
+
+ImageTree::FoundEntry ImageTree::FindEntry(const MetadataDirectory& directory, std::string_view name) const {
+  if (uint32_t entry = image_.FindExact(directory, name); entry != kNone) return {entry, true};
+  if (uint32_t entry = image_.FindFolded(directory, name); entry != kNone) return {entry, false};
+  return {image_.FindShortName(directory, name), false};
+}
+
+ErrnoOr<LookupResult> ImageTree::Lookup(NodeId directory_id, std::string_view name) const {
+  const MetadataDirectory* directory = FindDirectory(directory_id);
+  if (directory == nullptr) return Errno(FindNode(directory_id) ? ENOTDIR : ENOENT);
+  if (name.size() > kMaxLookupName) return Errno(ENAMETOOLONG);
+  if (FoundEntry found = FindEntry(*directory, name); found.entry != kNone) {
+    return LookupResult{AttributesOf(image_.inodes[image_.entries[found.entry].inode]), found.exact};
+  }
+  if (std::optional<LookupResult> stream = LookupStream(*directory, name)) return *std::move(stream);
+  return Errno(ENOENT);
+}
+
+// "file:stream", with ":$DATA" behind it or not; "file::$DATA" is the file itself.
+std::optional<LookupResult> ImageTree::LookupStream(const MetadataDirectory& directory, std::string_view name) const {
+  constexpr std::string_view kDataType = ":$DATA";
+  const size_t colon = name.find(':');
+  if (colon == name.npos || colon == 0) return std::nullopt;
+  FoundEntry found = FindEntry(directory, name.substr(0, colon));
+  if (found.entry == kNone) return std::nullopt;
+  const uint32_t inode_index = image_.entries[found.entry].inode;
+  const MetadataInode& inode = image_.inodes[inode_index];
+
+  std::string_view wanted = name.substr(colon + 1);
+  const size_t type_at = wanted.rfind(':');
+  const bool typed = type_at != wanted.npos;
+  if (typed) {
+    if (!EqualFolded(wanted.substr(type_at), kDataType)) return std::nullopt;
+    wanted = wanted.substr(0, type_at);
+    if (wanted.empty()) return LookupResult{AttributesOf(inode), false};
+  }
+  const MetadataExtra* extra = image_.Extra(inode);
+  if (extra == nullptr) return std::nullopt;
+  uint32_t match = kNone;
+  bool exact = false;
+  for (uint32_t i = 0; i < extra->stream_count && !exact; ++i) {
+    std::string_view candidate = image_.Text(image_.streams[extra->first_stream + i].name);
+    exact = candidate == wanted;
+    if (exact || (match == kNone && EqualFolded(candidate, wanted))) match = i;
+  }
+  if (match == kNone) return std::nullopt;
+  const NodeId id = IdOf(inode_index) | NodeId{match + 1} << kStreamShift;
+  Node node{&inode, &image_.streams[extra->first_stream + match]};
+  return LookupResult{AttributesOf(node, id), exact && found.exact && !typed};
+}
+
+ErrnoOr<NodeId> ImageTree::Parent(NodeId id) const {
+  const MetadataDirectory* directory = FindDirectory(id);
+  if (directory == nullptr) return Errno(FindNode(id) ? ENOTDIR : ENOENT);
+  const MetadataEntry& entry = image_.entries[image_.inodes[directory->inode].first_entry];
+  return IdOf(image_.directories[entry.directory].inode);
+}
+
+int ImageTree::ReadDirectory(NodeId id, uint64_t cookie, EntryVisitor visitor) const {
+  const MetadataDirectory* directory = FindDirectory(id);
+  if (directory == nullptr) return FindNode(id) ? ENOTDIR : ENOENT;
+  if (cookie > directory->entry_count) return EINVAL;
+  // A cookie is the number of entries before the place it stands for.
+  for (uint64_t i = cookie; i < directory->entry_count; ++i) {
+    const MetadataEntry& entry = image_.entries[directory->first_entry + i];
+    const NodeAttributes attributes = AttributesOf(image_.inodes[entry.inode]);
+    if (!visitor({image_.Name(entry), attributes, i + 1})) break;
+  }
+  return 0;
+}
+
+uint32_t ImageTree::BlobOf(const Node& node) const {
+  return node.stream != nullptr ? node.stream->blob : node.inode->content;
+}
+
+uint64_t ImageTree::BlobSize(uint32_t blob) const {
+  // kNoBlob is beyond every table too. The size of a blob that no table lists is not known.
+  return blob < wim_->blobs.size() ? wim_->blobs.blob_size(blob) : 0;
+}
+
+ErrnoOr<size_t> ImageTree::Read(NodeId id, uint64_t offset, absl::Span<char> out) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node) return Errno(ENOENT);
+  if (node->stream == nullptr) {
+    if (image_.IsDirectory(*node->inode)) return Errno(EISDIR);
+    if (!S_ISREG(ModeOf(*node->inode))) return Errno(EINVAL);
+  }
+  const uint32_t blob = BlobOf(*node);
+  if (blob == kNoBlob) return size_t{0};
+  const uint64_t size = BlobSize(blob);
+  const bool listed = blob < wim_->blobs.size();
+  if (listed && offset >= size) return size_t{0};
+  if (listed) out = out.first(std::min<uint64_t>(out.size(), size - offset));
+  if (int error = ReadBlob(blob, offset, out)) return Errno(error);
+  return out.size();
+}
+
+int ImageTree::ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const {
+  if (blob >= wim_->blobs.size() || !wim_->blobs.readable(blob)) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!unreadable_reported_.insert(blob).second) return EIO;
+    }
+    ReportDamage(blob, blob >= wim_->blobs.size() ? "the image file does not hold its data"
+                                                  : "the place that the blob table gives is not in the image file");
+    return EIO;
+  }
+  absl::Status status = verifier_.Read(blob, offset, out);
+  if (status.ok()) return 0;
+  if (ReasonOf(status) == Reason::kImageChanged && options_.observer != nullptr &&
+      !change_reported_.exchange(true, std::memory_order_relaxed)) {
+    options_.observer->OnImageChanged(status.message().empty()
+                                          ? std::string_view()
+                                          : std::string_view(status.message().data(), status.message().size()));
+  }
+  return EIO;
+}
+
+void ImageTree::ReportDamage(uint32_t blob, std::string_view what) const {
+  if (options_.observer != nullptr) options_.observer->OnDamage(PathOfBlob(blob), what);
+}
+
+std::string ImageTree::PathOfBlob(uint32_t blob) const {
+  for (const MetadataInode& inode : image_.inodes) {
+    if (!image_.IsDirectory(inode) && inode.content == blob) return image_.PathOf(inode);
+    const MetadataExtra* extra = image_.Extra(inode);
+    if (extra == nullptr) continue;
+    if (extra->reparse_blob == blob) return image_.PathOf(inode);
+    for (uint32_t i = 0; i < extra->stream_count; ++i) {
+      const MetadataStream& stream = image_.streams[extra->first_stream + i];
+      if (stream.blob == blob) return image_.PathOf(inode) + ":" + std::string(image_.Text(stream.name));
+    }
+  }
+  return {};
+}
+
+void ImageTree::VisitReadAheadCandidates(NodeId id, uint64_t max_size, CandidateVisitor visitor) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node || node->stream != nullptr || image_.IsDirectory(*node->inode)) return;
+  const BlobTable& blobs = wim_->blobs;
+  const uint32_t own_blob = node->inode->content;
+  if (own_blob >= blobs.size()) return;
+  const BlobLocation own = blobs.location(own_blob);
+  const ResourceLocation& own_resource = blobs.resources()[own.resource];
+
+  const uint32_t first = node->inode->first_entry;
+  const MetadataDirectory& directory = image_.directories[image_.entries[first].directory];
+  for (uint32_t i = first + 1; i < directory.first_entry + directory.entry_count; ++i) {
+    const MetadataInode& sibling = image_.inodes[image_.entries[i].inode];
+    if (image_.IsDirectory(sibling) || image_.IsLink(sibling) || sibling.content >= blobs.size()) continue;
+    const BlobLocation location = blobs.location(sibling.content);
+    if (location.size > max_size || !blobs.readable(sibling.content) || !S_ISREG(ModeOf(sibling))) continue;
+    // In a solid resource only what lies in the chunk that was decoded for `file` is cheap.
+    if (blobs.resources()[location.resource].solid &&
+        (location.resource != own.resource || own_resource.chunk_size == 0 ||
+         (location.offset + location.size - 1) / own_resource.chunk_size != own.offset / own_resource.chunk_size)) {
+      continue;
+    }
+    if (!visitor(IdOf(image_.entries[i].inode), location.size)) return;
+  }
+}
+
+struct statvfs ImageTree::FileSystemStats() const {
+  struct statvfs stats = {};
+  stats.f_bsize = kBlockSize;
+  stats.f_frsize = kBlockSize;
+  stats.f_blocks = RoundUp(total_size_, kBlockSize) / kBlockSize;
+  stats.f_files = image_.inodes.size();
+  stats.f_flag = ST_RDONLY | ST_NOSUID;
+  stats.f_namemax = kMaxNameUnits;
+  return stats;
+}
+
+void ImageTree::SetCacheBudget(size_t bytes) {
+  reader_.SetCacheBudget(bytes);
+  if (bytes == 0) verifier_.Trim();
+}
+
+WimTree::Stats ImageTree::GetStats() const {
+  const ResourceReader::Stats reader = reader_.GetStats();
+  Stats stats;
+  stats.cache_bytes = reader.cache_bytes;
+  stats.chunks_decoded = reader.chunks_decoded;
+  stats.bytes_decoded = reader.bytes_decoded;
+  stats.cache_hits = reader.cache_hits;
+  stats.damaged_blobs = verifier_.GetStats().damaged_blobs;
+  absl::MutexLock lock(&mutex_);
+  stats.damaged_blobs += unreadable_reported_.size();
+  return stats;
+}
+
+}  // namespace libmount

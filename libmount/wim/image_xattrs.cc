@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// ImageTree: extended attributes, under the names and in the binary forms of ntfs-3g.
+//
+//   system.ntfs_attrib         u32 Windows attributes (.._be: big endian)
+//   system.ntfs_times          u64 creation, write, access, change (.._be); system.ntfs_crtime: the first alone
+//   system.ntfs_acl            security descriptor, self-relative
+//   system.ntfs_dos_name       short name, UTF-8
+//   system.ntfs_reparse_data   reparse point with its header
+//   system.ntfs_object_id      object id: 16 bytes, or 64
+//   system.ntfs_ea             EAs: { u32 size of this entry, u8 flags, u8 name size, u16 value size, name, 0, value }
+//   ... user.NAME                  a named data stream
+//
+// A Linux image keeps its own extended attributes where a Windows image keeps EAs; what has a name of Linux (user.*,
+// security.*, ...) is shown as that.
+
+#include <linux/limits.h>
+#include <sys/xattr.h>
+
+#include <array>
+#include <cerrno>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "libmount/base/little_endian.h"
+#include "libmount/base/utf16.h"
+#include "libmount/wim/image_tree.h"
+
+namespace libmount {
+namespace {
+
+constexpr std::string_view kNtfsPrefix = "system.ntfs_";
+constexpr std::string_view kUserPrefix = "user.";
+constexpr size_t kObjectIdMinSize = 16;
+constexpr size_t kTagMinSize = 1;
+
+struct ExtendedAttribute {
+  std::string_view name;
+  std::string_view value;
+  uint8_t flags = 0;
+};
+
+bool StartsWith(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
+
+bool HasLinuxName(std::string_view name) {
+  return StartsWith(name, kUserPrefix) || StartsWith(name, "security.") || StartsWith(name, "system.") ||
+         StartsWith(name, "trusted.");
+}
+
+// Return false to end the visit.
+using AttributeVisitor = absl::FunctionRef<bool(const ExtendedAttribute&)>;
+
+// [ u16 value size ][ u8 name size ][ u8 flags ][ name ][ 0 ][ value ] ...
+void VisitExtendedAttributes(std::string_view item, AttributeVisitor visitor) {
+  constexpr size_t kHeaderSize = 4;
+  while (item.size() > kHeaderSize) {
+    const size_t value_size = LoadLe16(item.data());
+    const size_t name_size = static_cast<uint8_t>(item[2]);
+    const size_t size = kHeaderSize + name_size + 1 + value_size;
+    if (name_size == 0 || size > item.size()) return;
+    ExtendedAttribute attribute{item.substr(kHeaderSize, name_size), item.substr(size - value_size, value_size),
+                                static_cast<uint8_t>(item[3])};
+    if (attribute.name.find('\0') == attribute.name.npos && !visitor(attribute)) return;
+    item.remove_prefix(size);
+  }
+}
+
+// [ u16 name size ][ u16 0 ][ u32 value size ][ name ][ value ], padded to a multiple of 4 ...
+void VisitOldLinuxXattrs(std::string_view item, AttributeVisitor visitor) {
+  constexpr size_t kHeaderSize = 8;
+  while (item.size() > kHeaderSize) {
+    const uint64_t name_size = LoadLe16(item.data());
+    const uint64_t value_size = LoadLe32(item.data() + 4);
+    const uint64_t size = kHeaderSize + name_size + value_size;
+    if (name_size == 0 || size > item.size()) return;
+    ExtendedAttribute attribute{item.substr(kHeaderSize, name_size), item.substr(kHeaderSize + name_size, value_size)};
+    if (attribute.name.find('\0') == attribute.name.npos && !visitor(attribute)) return;
+    item.remove_prefix(std::min<uint64_t>(item.size(), (size + 3) & ~uint64_t{3}));
+  }
+}
+
+// The image's Linux xattrs, in whichever of the two forms it has them.
+void VisitLinuxXattrs(std::string_view tagged_items, AttributeVisitor visitor) {
+  std::string_view item = FindTaggedItem(tagged_items, kTagExtendedAttributes, kTagMinSize);
+  if (item.empty()) {
+    VisitOldLinuxXattrs(FindTaggedItem(tagged_items, kTagLinuxXattrsOld, kTagMinSize), visitor);
+    return;
+  }
+  VisitExtendedAttributes(
+      item, [&](const ExtendedAttribute& attribute) { return !HasLinuxName(attribute.name) || visitor(attribute); });
+}
+
+std::string NtfsEas(std::string_view tagged_items) {
+  std::string eas;
+  std::string_view item = FindTaggedItem(tagged_items, kTagExtendedAttributes, kTagMinSize);
+  VisitExtendedAttributes(item, [&](const ExtendedAttribute& attribute) {
+    if (HasLinuxName(attribute.name)) return true;
+    const size_t size = 8 + attribute.name.size() + 1 + attribute.value.size();
+    const size_t padded = (size + 3) & ~size_t{3};
+    AppendLe(static_cast<uint32_t>(padded), eas);
+    eas.push_back(static_cast<char>(attribute.flags));
+    eas.push_back(static_cast<char>(attribute.name.size()));
+    AppendLe(static_cast<uint16_t>(attribute.value.size()), eas);
+    eas += attribute.name;
+    eas.push_back('\0');
+    eas += attribute.value;
+    eas.append(padded - size, '\0');
+    return true;
+  });
+  return eas;
+}
+
+ErrnoOr<std::string> OrNoData(std::string value) {
+  if (value.empty()) return Errno(ENODATA);
+  return value;
+}
+
+template <typename T>
+std::string Bytes(std::initializer_list<T> values, bool big_endian) {
+  std::string bytes;
+  for (T value : values) big_endian ? AppendBe(value, bytes) : AppendLe(value, bytes);
+  return bytes;
+}
+
+uint32_t NtfsAttributes(const MetadataInode& inode) {
+  return inode.attributes == 0 ? kAttributeNormal : inode.attributes;
+}
+
+}  // namespace
+
+ErrnoOr<std::string> ImageTree::NtfsXattr(const MetadataInode& inode, std::string_view name) const {
+  const MetadataExtra* extra = image_.Extra(inode);
+  const std::string_view tagged_items = extra == nullptr ? std::string_view() : image_.Text(extra->tagged_items);
+  name.remove_prefix(kNtfsPrefix.size());
+  if (name == "attrib" || name == "attrib_be") return Bytes({NtfsAttributes(inode)}, name == "attrib_be");
+  if (name == "crtime" || name == "crtime_be") return Bytes({inode.creation_time}, name == "crtime_be");
+  if (name == "times" || name == "times_be") {
+    // A WIM has no time of change; what writes to the data changes the file.
+    return Bytes({inode.creation_time, inode.write_time, inode.access_time, inode.write_time}, name == "times_be");
+  }
+  if (name == "acl") {
+    if (inode.security == kNone) return Errno(ENODATA);
+    return std::string(image_.Text(image_.security[inode.security]));
+  }
+  if (name == "dos_name") return OrNoData(std::string(image_.ShortName(image_.entries[inode.first_entry])));
+  if (extra == nullptr) return Errno(ENODATA);
+  if (name == "reparse_data") {
+    if (!(inode.attributes & kAttributeReparsePoint)) return Errno(ENODATA);
+    ErrnoOr<std::string> data = ReparseDataOf(inode);
+    if (!data.ok()) return data;
+    std::string whole;
+    AppendLe(extra->reparse_tag, whole);
+    AppendLe(static_cast<uint16_t>(data->size()), whole);
+    AppendLe(extra->reparse_reserved, whole);
+    return whole + *data;
+  }
+  if (name == "object_id") {
+    return OrNoData(std::string(FindTaggedItem(tagged_items, kTagObjectId, kObjectIdMinSize)));
+  }
+  if (name == "ea") return OrNoData(NtfsEas(tagged_items));
+  return Errno(ENODATA);
+}
+
+ErrnoOr<std::string> ImageTree::StreamXattr(const MetadataInode& inode, std::string_view name) const {
+  const MetadataExtra& extra = image_.extras[inode.extra];
+  for (uint32_t i = 0; i < extra.stream_count; ++i) {
+    const MetadataStream& stream = image_.streams[extra.first_stream + i];
+    if (image_.Text(stream.name) != name) continue;
+    const uint64_t size = BlobSize(stream.blob);
+    if (size > XATTR_SIZE_MAX) return Errno(E2BIG);
+    std::string value(size, '\0');
+    if (stream.blob == kNoBlob) return value;
+    if (int error = ReadBlob(stream.blob, 0, absl::MakeSpan(value))) return Errno(error);
+    return value;
+  }
+  return Errno(ENODATA);
+}
+
+ErrnoOr<std::string> ImageTree::GetXattr(NodeId id, std::string_view name) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node) return Errno(ENOENT);
+  if (node->stream != nullptr) return Errno(ENODATA);
+  const MetadataInode& inode = *node->inode;
+  if (StartsWith(name, kNtfsPrefix)) return NtfsXattr(inode, name);
+  const MetadataExtra* extra = image_.Extra(inode);
+  if (extra == nullptr) return Errno(ENODATA);
+  if (StartsWith(name, kUserPrefix)) {
+    ErrnoOr<std::string> stream = StreamXattr(inode, name.substr(kUserPrefix.size()));
+    if (stream.ok() || stream.error() != ENODATA) return stream;
+  }
+  ErrnoOr<std::string> found = Errno(ENODATA);
+  VisitLinuxXattrs(image_.Text(extra->tagged_items), [&](const ExtendedAttribute& attribute) {
+    if (attribute.name != name) return true;
+    found = std::string(attribute.value);
+    return false;
+  });
+  return found;
+}
+
+ErrnoOr<std::vector<std::string>> ImageTree::ListXattrs(NodeId id) const {
+  std::optional<Node> node = FindNode(id);
+  if (!node) return Errno(ENOENT);
+  std::vector<std::string> names;
+  if (node->stream != nullptr) return names;
+  const MetadataInode& inode = *node->inode;
+  auto add_ntfs = [&names](std::string_view name) { names.push_back(std::string(kNtfsPrefix).append(name)); };
+  for (std::string_view name : {"attrib", "attrib_be", "times", "times_be", "crtime", "crtime_be"}) add_ntfs(name);
+  if (inode.security != kNone) add_ntfs("acl");
+  if (image_.entries[inode.first_entry].short_name_size > 0) add_ntfs("dos_name");
+  const MetadataExtra* extra = image_.Extra(inode);
+  if (extra == nullptr) return names;
+
+  const std::string_view tagged_items = image_.Text(extra->tagged_items);
+  if (inode.attributes & kAttributeReparsePoint) add_ntfs("reparse_data");
+  if (!FindTaggedItem(tagged_items, kTagObjectId, kObjectIdMinSize).empty()) add_ntfs("object_id");
+  if (!NtfsEas(tagged_items).empty()) add_ntfs("ea");
+  auto add = [&names](std::string name) {
+    // What cannot be a name of an attribute can still be opened as file:stream.
+    if (name.size() <= XATTR_NAME_MAX && name.find('\0') == name.npos) names.push_back(std::move(name));
+  };
+  for (uint32_t i = 0; i < extra->stream_count; ++i) {
+    add(std::string(kUserPrefix).append(image_.Text(image_.streams[extra->first_stream + i].name)));
+  }
+  VisitLinuxXattrs(tagged_items, [&](const ExtendedAttribute& attribute) {
+    add(std::string(attribute.name));
+    return true;
+  });
+  return names;
+}
+
+}  // namespace libmount

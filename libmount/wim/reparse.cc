@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "libmount/wim/reparse.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "libmount/base/little_endian.h"
+#include "libmount/base/utf16.h"
+#include "libmount/wim/image_metadata.h"
+
+namespace libmount {
+namespace {
+
+constexpr size_t kJunctionNamesAt = 8;
+constexpr size_t kSymlinkNamesAt = 12;
+constexpr size_t kLxTargetAt = 4;
+constexpr uint32_t kLxVersion = 2;
+
+std::optional<std::string> SubstituteName(std::string_view data, size_t names_at) {
+  if (data.size() < names_at) return std::nullopt;
+  const size_t offset = LoadLe16(data.data());
+  const size_t size = LoadLe16(data.data() + 2);
+  if (size % 2 != 0 || names_at + offset + size > data.size()) return std::nullopt;
+  return Utf16LeToWtf8(data.substr(names_at + offset, size));
+}
+
+bool TakePrefix(std::string_view prefix, std::string_view& text) {
+  if (text.substr(0, prefix.size()) != prefix) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+// "C:" in front of a path, or alone.
+bool TakeDrive(std::string_view& text) {
+  auto is_letter = [](char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); };
+  if (text.size() < 2 || !is_letter(text[0]) || text[1] != ':') return false;
+  text.remove_prefix(2);
+  return true;
+}
+
+std::vector<std::string> Split(std::string_view path, std::string_view separators) {
+  std::vector<std::string> components;
+  while (!path.empty()) {
+    size_t end = std::min(path.find_first_of(separators), path.size());
+    if (end > 0) components.emplace_back(path.substr(0, end));
+    path.remove_prefix(std::min(end + 1, path.size()));
+  }
+  return components;
+}
+
+std::optional<LinkTarget> DecodeWindowsTarget(std::string_view name) {
+  if (name.empty() || name.find('\0') != name.npos) return std::nullopt;
+  LinkTarget target;
+  std::string_view path = name;
+  const bool prefixed = TakePrefix("\\??\\", path) || TakePrefix("\\\\?\\", path) || TakePrefix("\\\\.\\", path);
+  if (TakeDrive(path) || (path.substr(0, 1) == "\\" && path.substr(0, 2) != "\\\\")) {
+    target.kind = LinkTarget::Kind::kAbsolute;
+  } else if (prefixed || path.substr(0, 2) == "\\\\") {
+    target.kind = LinkTarget::Kind::kForeign;
+    target.text = name;
+    std::replace(target.text.begin(), target.text.end(), '/', '\\');
+    return target;
+  }
+  target.components = Split(path, "\\/");
+  return target;
+}
+
+std::optional<LinkTarget> DecodeLxTarget(std::string_view data) {
+  if (data.size() <= kLxTargetAt || LoadLe32(data.data()) != kLxVersion) return std::nullopt;
+  data.remove_prefix(kLxTargetAt);
+  if (data.find('\0') != data.npos) return std::nullopt;
+  LinkTarget target;
+  if (data.front() == '/') target.kind = LinkTarget::Kind::kAbsolute;
+  target.components = Split(data, "/");
+  return target;
+}
+
+}  // namespace
+
+std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data) {
+  std::optional<std::string> name;
+  switch (tag) {
+    case kReparseSymlink: name = SubstituteName(data, kSymlinkNamesAt); break;
+    case kReparseMountPoint: name = SubstituteName(data, kJunctionNamesAt); break;
+    case kReparseLxSymlink: return DecodeLxTarget(data);
+    default: return std::nullopt;
+  }
+  return name ? DecodeWindowsTarget(*name) : std::nullopt;
+}
+
+}  // namespace libmount

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "libmount/wim/wim_file.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "libmount/base/reason.h"
+#include "libmount/base/utf16.h"
+#include "libmount/wim/image_tree.h"
+#include "libmount/wim/integrity.h"
+#include "libmount/wim/sha1.h"
+#include "libmount/wim/wim_xml.h"
+
+namespace libmount {
+namespace {
+
+// Each part is an open descriptor.
+constexpr uint16_t kMaxParts = 512;
+// A metadata resource compresses well, but not without end: empty files with similar names reach about 100.
+constexpr uint64_t kMaxMetadataRatio = 512;
+
+// "Windows.swm", 2 -> "Windows2.swm": how every tool names the parts.
+std::string PartName(std::string_view first, uint16_t part) {
+  const size_t dot = std::min(first.rfind('.'), first.size());
+  return absl::StrFormat("%s%d%s", first.substr(0, dot), part, first.substr(dot));
+}
+
+class WimFileImpl final : public WimFile {
+ public:
+  absl::Status Load(UniqueFd fd, std::string name, const SiblingOpener& open_sibling, OperationMonitor& monitor);
+
+  const std::vector<ImageInfo>& images() const override { return images_; }
+  bool is_split() const override { return wim_->headers.size() > 1; }
+  bool is_solid() const override { return wim_->blobs.has_solid_resources(); }
+  bool is_pipable() const override { return header().pipable; }
+  bool is_marked_read_only() const override { return header().flags & kWimReadOnly; }
+  bool is_marked_write_in_progress() const override { return header().flags & kWimWriteInProgress; }
+  bool has_integrity_table() const override { return !header().integrity_table.empty(); }
+
+  absl::StatusOr<uint32_t> FindImage(std::string_view name) const override;
+  absl::Status CheckIntegrity(OperationMonitor& monitor) const override;
+  absl::StatusOr<std::unique_ptr<WimTree>> OpenTree(uint32_t index, const WimTreeOptions& options,
+                                                    OperationMonitor& monitor) const override;
+
+ private:
+  const WimHeader& header() const { return wim_->headers.front(); }
+  const std::string& name() const { return wim_->source.part_name(1); }
+
+  absl::Status LoadFurtherParts(const SiblingOpener& open_sibling, OperationMonitor& monitor);
+  absl::Status LoadPart(uint16_t part, const SiblingOpener& open_sibling);
+  absl::Status LoadImages(OperationMonitor& monitor);
+  absl::StatusOr<ImageMetadata> LoadMetadata(uint32_t index, OperationMonitor& monitor) const;
+
+  std::shared_ptr<WimContents> wim_ = std::make_shared<WimContents>();
+  std::vector<ImageInfo> images_;
+};
+
+absl::Status WimFileImpl::Load(UniqueFd fd, std::string file_name, const SiblingOpener& open_sibling,
+                               OperationMonitor& monitor) {
+  monitor.Report({Phase::kOpening, 0, 0});
+  if (absl::Status status = wim_->source.AddPart(std::move(fd), std::move(file_name)); !status.ok()) return status;
+  absl::StatusOr<WimHeader> first = ReadWimHeader(wim_->source, 1);
+  if (!first.ok()) return first.status();
+  if (first->part != 1) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s is part %d of a split set of %d. Name the first part; the others are found "
+                                     "beside it.",
+                                     name(), first->part, first->part_count));
+  }
+  wim_->headers.push_back(*std::move(first));
+  if (absl::Status status = LoadFurtherParts(open_sibling, monitor); !status.ok()) return status;
+  absl::StatusOr<BlobTable> blobs = BlobTable::Load(wim_->source, wim_->headers, monitor);
+  if (!blobs.ok()) return blobs.status();
+  wim_->blobs = *std::move(blobs);
+  return LoadImages(monitor);
+}
+
+absl::Status WimFileImpl::LoadFurtherParts(const SiblingOpener& open_sibling, OperationMonitor& monitor) {
+  if (header().part_count > kMaxParts) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s claims to be one of %d parts, and at most %d are supported", name(),
+                                     header().part_count, kMaxParts));
+  }
+  const uint16_t part_count = header().part_count;
+  for (uint16_t part = 2; part <= part_count; ++part) {
+    if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
+    if (absl::Status status = LoadPart(part, open_sibling); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WimFileImpl::LoadPart(uint16_t part, const SiblingOpener& open_sibling) {
+  const std::string part_name = PartName(name(), part);
+  const uint16_t part_count = header().part_count;
+  absl::StatusOr<UniqueFd> fd = open_sibling(part_name);
+  if (!fd.ok()) {
+    const Reason reason = ReasonOf(fd.status());
+    if (reason == Reason::kAccessDenied || reason == Reason::kCancelled || reason == Reason::kPathTimedOut ||
+        reason == Reason::kImageOnNetwork) {
+      return fd.status();
+    }
+    return MakeError(Reason::kPartMissing,
+                     absl::StrCat("part ", part, " of ", part_count, ", ", part_name, ", was not found beside ", name(),
+                                  ". Put all parts of the set into one directory. (", fd.status().message(), ")"));
+  }
+  if (absl::Status status = wim_->source.AddPart(*std::move(fd), part_name); !status.ok()) return status;
+  absl::StatusOr<WimHeader> part_header = ReadWimHeader(wim_->source, part);
+  if (!part_header.ok()) return part_header.status();
+  if (part_header->guid != header().guid || part_header->part != part || part_header->part_count != part_count) {
+    return MakeError(Reason::kPartMissing,
+                     absl::StrFormat("%s is not part %d of the set that %s begins: it is part %d of %d, %s. Put the "
+                                     "parts of one set into a directory of their own.",
+                                     part_name, part, name(), part_header->part, part_header->part_count,
+                                     part_header->guid == header().guid ? "of this set" : "of another set"));
+  }
+  wim_->headers.push_back(*std::move(part_header));
+  return absl::OkStatus();
+}
+
+absl::Status WimFileImpl::LoadImages(OperationMonitor& monitor) {
+  const uint32_t image_count = static_cast<uint32_t>(wim_->blobs.metadata().size());
+  std::vector<char> xml;
+  if (!header().xml.empty()) {
+    absl::StatusOr<ResourceLocation> location = LocateResource(header().xml, header(), wim_->source, 1, "XML data");
+    if (!location.ok()) return location.status();
+    absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(wim_->source, *location, kMaxXmlSize, monitor);
+    if (!bytes.ok()) return bytes.status();
+    xml = *std::move(bytes);
+  }
+  absl::StatusOr<std::vector<ImageInfo>> images = ParseWimXml({xml.data(), xml.size()}, image_count, name());
+  if (!images.ok()) return images.status();
+  images_ = *std::move(images);
+  for (ImageInfo& image : images_) image.bootable = image.index == header().boot_index;
+  return absl::OkStatus();
+}
+
+// DISM's documentation does not say how names compare. The exact one is taken first; otherwise case does not matter, as
+// nowhere in Windows.
+absl::StatusOr<uint32_t> WimFileImpl::FindImage(std::string_view wanted) const {
+  std::vector<uint32_t> exact;
+  std::vector<uint32_t> folded;
+  for (const ImageInfo& image : images_) {
+    if (image.name == wanted) exact.push_back(image.index);
+    if (EqualFolded(image.name, wanted)) folded.push_back(image.index);
+  }
+  const std::vector<uint32_t>& found = exact.empty() ? folded : exact;
+  if (!wanted.empty() && found.size() == 1) return found[0];
+  return MakeError(Reason::kInvalidImageName,
+                   found.size() < 2 || wanted.empty()
+                       ? absl::StrFormat("%s holds no image named \"%s\"", name(), wanted)
+                       : absl::StrFormat("%s holds %d images named \"%s\": name the image by its index", name(),
+                                         found.size(), wanted));
+}
+
+absl::Status WimFileImpl::CheckIntegrity(OperationMonitor& monitor) const {
+  IntegrityProgress progress;
+  for (const WimHeader& part : wim_->headers) progress.bytes_total += IntegrityCoverage(part);
+  monitor.Report({Phase::kCheckingIntegrity, 0, progress.bytes_total});
+  for (uint16_t part = 1; part <= wim_->headers.size(); ++part) {
+    absl::Status status = CheckPartIntegrity(wim_->source, part, wim_->headers[part - 1], progress, monitor);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, OperationMonitor& monitor) const {
+  const BlobTable::Metadata& metadata = wim_->blobs.metadata()[index - 1];
+  monitor.Report({Phase::kReadingMetadata, 0, metadata.location.size});
+  const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
+  absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
+  if (!bytes.ok()) return bytes.status();
+  if (Sha1::Of(*bytes) != metadata.hash) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s: the directory tree of image %d is damaged: its SHA-1 differs from the one "
+                                     "stored with it. Copy the file again from its source.",
+                                     name(), index));
+  }
+  return ParseMetadata(*bytes, wim_->blobs, name(), monitor);
+}
+
+absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTree(uint32_t index, const WimTreeOptions& options,
+                                                               OperationMonitor& monitor) const {
+  if (index == 0 || index > images_.size()) {
+    return MakeError(Reason::kInvalidImageIndex, absl::StrFormat("%s holds the images 1 to %d, and not one of index %d",
+                                                                 name(), images_.size(), index));
+  }
+  absl::StatusOr<ImageMetadata> metadata = LoadMetadata(index, monitor);
+  if (!metadata.ok()) return metadata.status();
+  auto tree = std::make_unique<ImageTree>(wim_, *std::move(metadata), options);
+  // The resource and the growing arrays leave holes of several times the size of what stays.
+  malloc_trim(0);
+  return tree;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WimFile>> WimFile::Open(UniqueFd fd, std::string name, const SiblingOpener& open_sibling,
+                                                       OperationMonitor& monitor) {
+  auto file = std::make_unique<WimFileImpl>();
+  if (absl::Status status = file->Load(std::move(fd), std::move(name), open_sibling, monitor); !status.ok()) {
+    return status;
+  }
+  return file;
+}
+
+}  // namespace libmount
