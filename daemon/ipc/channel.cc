@@ -44,7 +44,8 @@ absl::StatusOr<UniqueFd> ToMemfd(const std::string& bytes) {
     done += static_cast<size_t>(n);
   }
   // Sealed, so that the receiver reads what it has measured.
-  if (fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) return ErrnoStatus("seal a memfd");
+  if (fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0)
+    return ErrnoStatus("seal a memfd");
   return memfd;
 }
 
@@ -79,6 +80,16 @@ absl::StatusOr<std::pair<UniqueFd, UniqueFd>> Channel::CreatePair() {
 }
 
 absl::Status Channel::Send(const google::protobuf::MessageLite& message, absl::Span<const int> fds) {
+  return SendPacket(message, fds, true);
+}
+
+absl::Status Channel::SendNow(const google::protobuf::MessageLite& message, absl::Span<const int> fds) {
+  return SendPacket(message, fds, false);
+}
+
+void Channel::ShutDown() { shutdown(socket_.get(), SHUT_RDWR); }
+
+absl::Status Channel::SendPacket(const google::protobuf::MessageLite& message, absl::Span<const int> fds, bool wait) {
   std::string bytes = message.SerializeAsString();
   if (bytes.size() > kMaxMessageBytes || fds.size() > kMaxDescriptors) {
     return absl::ResourceExhaustedError("the message is larger than a channel carries");
@@ -109,9 +120,10 @@ absl::Status Channel::Send(const google::protobuf::MessageLite& message, absl::S
     cmsg->cmsg_len = CMSG_LEN(sizeof(int) * passed.size());
     memcpy(CMSG_DATA(cmsg), passed.data(), sizeof(int) * passed.size());
   }
-  while (sendmsg(socket_.get(), &packet, MSG_NOSIGNAL) < 0) {
+  while (sendmsg(socket_.get(), &packet, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT)) < 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return ErrnoStatus("sendmsg");
+    if (!wait) return absl::DeadlineExceededError("the peer's queue is full");
     if (!WaitWritable(socket_.get())) return absl::ResourceExhaustedError("the peer process does not read its socket");
   }
   return absl::OkStatus();
@@ -157,7 +169,8 @@ absl::StatusOr<Channel::Received> Channel::Receive(google::protobuf::MessageLite
     fds->pop_back();
     bytes = *std::move(read);
   } else {
-    if (header.place != static_cast<uint32_t>(Place::kInline) || n != static_cast<ssize_t>(sizeof(header) + header.length)) {
+    if (header.place != static_cast<uint32_t>(Place::kInline) ||
+        n != static_cast<ssize_t>(sizeof(header) + header.length)) {
       return absl::DataLossError("malformed packet");
     }
     bytes.resize(header.length);

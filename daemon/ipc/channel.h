@@ -4,11 +4,12 @@
 // service.
 //
 // A message travels as one packet. One larger than kInlineBytes travels in a memfd, passed as an extra descriptor
-// (the kernel bounds a packet by the socket's send buffer). The receiver bounds everything: a peer that is compromised can
-// send nonsense, but no more than kMaxMessageBytes and kMaxDescriptors of it; whoever reads the messages checks their
-// content.
+// (the kernel bounds a packet by the socket's send buffer). The receiver bounds everything: a peer that is compromised
+// can send nonsense, but no more than kMaxMessageBytes and kMaxDescriptors of it; whoever reads the messages checks
+// their content.
 //
-// Thread safety: Send may be called from several threads at once (packets do not mix); Receive from one thread.
+// Thread safety: Send and SendNow may be called from several threads at once (packets do not mix); Receive from one
+// thread.
 
 #ifndef DAEMON_IPC_CHANNEL_H_
 #define DAEMON_IPC_CHANNEL_H_
@@ -41,6 +42,12 @@ class Channel {
   // UNAVAILABLE: the peer is gone. RESOURCE_EXHAUSTED: it does not read.
   absl::Status Send(const google::protobuf::MessageLite& message, absl::Span<const int> fds = {});
 
+  // The same without waiting. DEADLINE_EXCEEDED: the queue is full; nothing was sent.
+  absl::Status SendNow(const google::protobuf::MessageLite& message, absl::Span<const int> fds = {});
+
+  // Ends the conversation in both directions: the peer, and Receive here, get kEnd.
+  void ShutDown();
+
   enum class Received { kMessage, kEnd, kNothing };
   // kMessage: `message` and `fds` (close-on-exec) are filled. kEnd: the peer has closed. kNothing: a non-blocking
   // socket has no message now. An error: what came was no message; the channel should be closed.
@@ -49,6 +56,8 @@ class Channel {
   int fd() const { return socket_.get(); }
 
  private:
+  absl::Status SendPacket(const google::protobuf::MessageLite& message, absl::Span<const int> fds, bool wait);
+
   libmount::UniqueFd socket_;
 };
 

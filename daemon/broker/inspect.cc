@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "daemon/broker/inspect.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/broker/errors.h"
+#include "daemon/broker/file_systems.h"
+#include "daemon/broker/identity.h"
+#include "daemon/broker/kernel.h"
+#include "daemon/broker/mountinfo.h"
+#include "libmount/base/test_seam.h"
+#include "libmount/base/unique_fd.h"
+
+namespace dismd {
+namespace {
+
+using libmount::Reason;
+using libmount::UniqueFd;
+
+// Of root's rights a root caller keeps reading and searching everywhere, as the command line would have; others keep
+// none.
+absl::Status BecomeCaller(const internal::Identity& caller) {
+  if (caller.uid() == 0) return BecomeUser(caller, {CAP_DAC_READ_SEARCH});
+  return BecomeUser(caller, {});
+}
+
+// The file system type's name as mountinfo has it, for messages and for telling FUSE programs apart.
+std::string TypeOf(int fd) {
+  std::optional<MountPosition> position = PositionOf(fd);
+  return position.has_value() ? MountinfoType(ReadMountinfo(), position->mount.mount_id()) : "";
+}
+
+uint64_t MagicOf(const struct statfs& file_system) {
+  return static_cast<uint32_t>(file_system.f_type);  // sign-extended on some architectures
+}
+
+struct Parent {
+  UniqueFd directory;
+  std::string name;
+};
+
+// The directory that holds what `fd` refers to, and its name there; invalid if they do not belong together any more.
+Parent ParentOf(int fd, const std::string& real_path) {
+  Parent parent;
+  size_t slash = real_path.rfind('/');
+  if (slash == std::string::npos || slash + 1 == real_path.size()) return parent;  // "/" has no parent
+  std::string directory = slash == 0 ? "/" : real_path.substr(0, slash);
+  parent.name = real_path.substr(slash + 1);
+  // The path came from the kernel and holds no links; if it does now, someone is moving things under us.
+  parent.directory = OpenAt2(AT_FDCWD, directory.c_str(), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+  if (!parent.directory) return parent;
+  struct stat expected, found;
+  if (fstat(fd, &expected) != 0 ||
+      fstatat(parent.directory.get(), parent.name.c_str(), &found, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0 ||
+      expected.st_dev != found.st_dev || expected.st_ino != found.st_ino) {
+    parent.directory.reset();
+  }
+  return parent;
+}
+
+void InspectImage(const std::string& path, internal::InspectAnswer* answer, std::vector<int>* descriptors) {
+  internal::PathFacts* facts = answer->mutable_facts();
+  // First without opening it: opening a device or a FIFO does things, and may wait.
+  UniqueFd found = OpenAt2(AT_FDCWD, path.c_str(), O_PATH);
+  struct stat attributes;
+  struct statfs file_system;
+  if (!found || fstat(found.get(), &attributes) != 0 || fstatfs(found.get(), &file_system) != 0) {
+    facts->set_image_errno(errno);
+    return;
+  }
+  facts->set_image_is_regular(S_ISREG(attributes.st_mode));
+  facts->set_image_is_directory(S_ISDIR(attributes.st_mode));
+  std::string type = TypeOf(found.get());
+  facts->set_image_on_network(IsNetworkFileSystem(MagicOf(file_system), type));
+  facts->set_image_file_system(FileSystemName(MagicOf(file_system), type));
+  if (!S_ISREG(attributes.st_mode)) return;
+
+  // Then what was found, not what the path leads to by now. The kernel checks the caller's right to read it.
+  UniqueFd image = Reopen(found.get(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  if (!image) {
+    facts->set_image_errno(errno);
+    return;
+  }
+  facts->set_image_real_path(PathOf(image.get()));
+  Parent parent = ParentOf(image.get(), facts->image_real_path());
+  answer->set_has_image(true);
+  descriptors->push_back(image.release());
+  if (parent.directory) {
+    answer->set_has_image_directory(true);
+    descriptors->push_back(parent.directory.release());
+  }
+}
+
+uint64_t OwnMountAt(const MountPosition& position, const std::vector<OwnMount>& own_mounts) {
+  if (!position.is_mount_root) return 0;
+  for (const OwnMount& own : own_mounts) {
+    if (SameMount(own.mount, position.mount)) return own.slot_id;
+  }
+  return 0;
+}
+
+void InspectMountPoint(const internal::Identity& caller, const std::string& path,
+                       const std::vector<OwnMount>& own_mounts, internal::InspectAnswer* answer,
+                       std::vector<int>* descriptors) {
+  internal::PathFacts* facts = answer->mutable_facts();
+  UniqueFd directory = OpenAt2(AT_FDCWD, path.c_str(), O_PATH);
+  std::optional<MountPosition> position = directory ? PositionOf(directory.get()) : std::nullopt;
+  if (!position.has_value()) {
+    facts->set_mount_errno(errno);
+    return;
+  }
+  facts->set_mount_real_path(PathOf(directory.get()));
+  facts->set_mount_is_root(position->is_mount_root);
+  facts->set_mount_in_use_slot(OwnMountAt(*position, own_mounts));
+  if (facts->mount_in_use_slot() != 0) {
+    facts->set_mount_is_directory(true);
+    return;  // a mount of ours: its root is asked nothing, its worker may be dead or busy
+  }
+
+  struct stat attributes;
+  struct statfs file_system;
+  if (fstat(directory.get(), &attributes) != 0 || fstatfs(directory.get(), &file_system) != 0) {
+    facts->set_mount_errno(errno);
+    return;
+  }
+  facts->set_mount_is_directory(S_ISDIR(attributes.st_mode));
+  facts->set_mount_owner(attributes.st_uid);
+  facts->set_mount_owned_by_caller(caller.uid() == 0 || attributes.st_uid == caller.uid());
+  facts->set_mount_file_system_allowed(MayCarryMounts(MagicOf(file_system)));
+  facts->set_mount_file_system(FileSystemName(MagicOf(file_system), TypeOf(directory.get())));
+  if (!S_ISDIR(attributes.st_mode)) return;
+  int entries = CountEntries(directory.get());
+  facts->set_mount_is_empty(entries == 0);
+  if (entries < 0) facts->set_mount_errno(-entries);
+
+  Parent parent = ParentOf(directory.get(), facts->mount_real_path());
+  if (parent.directory && !facts->mount_is_root()) {
+    answer->set_has_mount_point(true);
+    answer->set_has_mount_parent(true);
+    answer->set_mount_name(parent.name);
+    descriptors->push_back(directory.release());
+    descriptors->push_back(parent.directory.release());
+  }
+}
+
+}  // namespace
+
+int CountEntries(int directory_fd) {
+  UniqueFd readable(openat(directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!readable) return -errno;
+  DIR* stream = fdopendir(readable.get());
+  if (stream == nullptr) return -errno;
+  static_cast<void>(readable.release());  // the stream's now
+  int result = 0;
+  errno = 0;
+  while (dirent* entry = readdir(stream)) {
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    result = 1;
+    break;
+  }
+  if (result == 0 && errno != 0) result = -errno;
+  closedir(stream);
+  return result;
+}
+
+bool IsPlainName(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
+void InspectPathsAs(const internal::Identity& caller, const internal::InspectPaths& request,
+                    const std::vector<OwnMount>& own_mounts, internal::InspectAnswer* answer,
+                    std::vector<int>* descriptors) {
+  if (absl::Status became = BecomeCaller(caller); !became.ok()) {
+    answer->mutable_facts()->set_image_errno(EPERM);
+    answer->mutable_facts()->set_mount_errno(EPERM);
+    return;
+  }
+  libmount::TestSeam("broker-inspect-child");
+  InspectImage(request.image_path(), answer, descriptors);
+  if (!request.mount_path().empty()) {
+    InspectMountPoint(caller, request.mount_path(), own_mounts, answer, descriptors);
+  }
+}
+
+void ResolvePathAs(const internal::Identity& caller, const std::string& path, const std::vector<OwnMount>& own_mounts,
+                   internal::ResolveAnswer* answer) {
+  if (absl::Status became = BecomeCaller(caller); !became.ok()) {
+    SetError(became, answer->mutable_error());
+    return;
+  }
+  UniqueFd found = OpenAt2(AT_FDCWD, path.c_str(), O_PATH);
+  std::optional<MountPosition> position = found ? PositionOf(found.get()) : std::nullopt;
+  if (!position.has_value()) {
+    Reason reason = errno == EACCES || errno == EPERM ? Reason::kAccessDenied : Reason::kMountPointNotFound;
+    SetError(libmount::MakeErrnoError(reason, errno, absl::StrCat("cannot open ", path)), answer->mutable_error());
+    return;
+  }
+  answer->mutable_resolved()->set_real_path(PathOf(found.get()));
+  answer->mutable_resolved()->set_slot_id(OwnMountAt(*position, own_mounts));
+}
+
+void OpenSiblingAs(const internal::Identity& caller, int image_directory, const std::string& name,
+                   internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors) {
+  absl::Status became = BecomeCaller(caller);
+  if (!became.ok()) return SetError(became, answer->mutable_error());
+  // A link may lead to another file beneath the same directory, as a link does for an image; not out of it, since the
+  // name comes from a worker, and what a worker says may be the image's doing.
+  UniqueFd found = OpenAt2(image_directory, name.c_str(), O_PATH, RESOLVE_BENEATH);
+  struct stat attributes;
+  if (!found || fstat(found.get(), &attributes) != 0) {
+    Reason reason = errno == ENOENT ? Reason::kImageNotFound : Reason::kAccessDenied;
+    return SetError(libmount::MakeErrnoError(reason, errno, absl::StrCat("cannot open ", name)),
+                    answer->mutable_error());
+  }
+  if (!S_ISREG(attributes.st_mode)) {
+    return SetError(libmount::MakeError(Reason::kImageNotFound, absl::StrCat(name, " is not a regular file")),
+                    answer->mutable_error());
+  }
+  UniqueFd file = Reopen(found.get(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  if (!file) {
+    return SetError(libmount::MakeErrnoError(Reason::kAccessDenied, errno, absl::StrCat("cannot open ", name)),
+                    answer->mutable_error());
+  }
+  descriptors->push_back(file.release());
+}
+
+}  // namespace dismd

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Opens what a caller named, with the caller's rights, and tells what it is. Runs in a child (child.h): every call may
+// wait for a file system of the caller's.
+
+#ifndef DAEMON_BROKER_INSPECT_H_
+#define DAEMON_BROKER_INSPECT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dismd/internal/broker.pb.h"
+
+namespace dismd {
+
+// A mount of ours, to be recognised where a path leads to it.
+struct OwnMount {
+  uint64_t slot_id = 0;
+  internal::KernelMount mount;
+};
+
+// REQUIRES: a child. Becomes `caller`. `descriptors` gets what `answer` says it has; they stay open with the process.
+void InspectPathsAs(const internal::Identity& caller, const internal::InspectPaths& request,
+                    const std::vector<OwnMount>& own_mounts, internal::InspectAnswer* answer,
+                    std::vector<int>* descriptors);
+
+void ResolvePathAs(const internal::Identity& caller, const std::string& path, const std::vector<OwnMount>& own_mounts,
+                   internal::ResolveAnswer* answer);
+
+// `image_directory` is a descriptor of the directory that holds the slot's image.
+void OpenSiblingAs(const internal::Identity& caller, int image_directory, const std::string& name,
+                   internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors);
+
+// Whether a directory has entries: 0 (it is empty), 1, or a negative errno. Asks the file system.
+int CountEntries(int directory_fd);
+
+// A name of one component that is neither "." nor "..".
+bool IsPlainName(const std::string& name);
+
+}  // namespace dismd
+
+#endif  // DAEMON_BROKER_INSPECT_H_

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Starts the service's other programs, and watches them end.
+
+#ifndef DAEMON_BROKER_PROCESS_H_
+#define DAEMON_BROKER_PROCESS_H_
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "daemon/broker/event_loop.h"
+#include "dismd/internal/control.pb.h"
+#include "libmount/base/unique_fd.h"
+
+namespace dismd {
+
+struct ProgramStart {
+  std::string path;
+  std::vector<std::string> arguments;  // without the program's name
+  std::vector<int> fds;                // become 3, 4, 5, ... ; nothing else is inherited above 2
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  internal::Identity groups_of;  // whose supplementary groups it gets
+};
+
+// A started program. Its death is waited for through a pidfd; it does not end with this object.
+class Process {
+ public:
+  Process() = default;
+  Process(Process&&) = default;
+  Process& operator=(Process&&) = default;
+
+  bool running() const { return pid_ > 0; }
+  pid_t pid() const { return pid_; }
+  uint64_t start_time() const { return start_time_; }
+
+  // No-op on one that has ended: through the pidfd, never another process that got its number.
+  void Signal(int signal);
+
+  // Once, when it has ended: `on_exit` with the status of wait(2).
+  absl::Status WatchExit(EventLoop* loop, std::function<void(int status)> on_exit);
+  // In the loop or not: gives up watching (the process goes on).
+  void Forget(EventLoop* loop);
+
+ private:
+  friend absl::StatusOr<Process> StartProgram(const ProgramStart& start);
+  pid_t pid_ = 0;
+  uint64_t start_time_ = 0;
+  libmount::UniqueFd pidfd_;
+};
+
+// The program runs with the uid, gid and groups given, in a session of its own, in "/", with a small environment of
+// ours, without capabilities, and cannot gain any. That it could not be executed shows as its exit with kExecFailed.
+absl::StatusOr<Process> StartProgram(const ProgramStart& start);
+inline constexpr int kExecFailed = 127;
+
+// "exit code 3", "killed by signal 9 (Killed)".
+std::string DescribeExit(int status);
+
+}  // namespace dismd
+
+#endif  // DAEMON_BROKER_PROCESS_H_

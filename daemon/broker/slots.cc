@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The way up: from two paths to a visible mount. The way down is in slots_release.cc.
+
+#include "daemon/broker/slots.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <time.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/broker/errors.h"
+#include "daemon/broker/identity.h"
+#include "daemon/broker/mount_fuse.h"
+#include "daemon/broker/mountinfo.h"
+#include "daemon/broker/reply.h"
+#include "daemon/broker/rootless_mount.h"
+
+namespace dismd {
+
+using internal::BrokerReply;
+using internal::FrontToBroker;
+using libmount::Log;
+using libmount::LogContext;
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::Severity;
+using libmount::UniqueFd;
+
+namespace {
+
+// Messages that a worker may leave unread: descriptors that it asked for.
+constexpr size_t kMaxWaitingForWorker = 64;
+
+uint64_t SlotIdOf(const FrontToBroker& request) {
+  switch (request.message_case()) {
+    case FrontToBroker::kStartWorker: return request.start_worker().slot_id();
+    case FrontToBroker::kCreateMount: return request.create_mount().slot_id();
+    case FrontToBroker::kAttachMount: return request.attach_mount().slot_id();
+    case FrontToBroker::kUnmount: return request.unmount().slot_id();
+    case FrontToBroker::kReleaseSlot: return request.release_slot().slot_id();
+    default: return 0;
+  }
+}
+
+bool IsAbsolutePath(const std::string& path) {
+  return path.starts_with('/') && path.size() < PATH_MAX && path.find('\0') == std::string::npos;
+}
+
+}  // namespace
+
+Slots::Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, Events events)
+    : loop_(loop), options_(options), records_(records), events_(std::move(events)), children_(loop) {}
+
+Slots::~Slots() {
+  for (auto& [id, slot] : slots_) slot->worker.Forget(loop_);
+}
+
+Slots::Slot* Slots::Find(uint64_t id) {
+  auto found = slots_.find(id);
+  return found == slots_.end() ? nullptr : found->second.get();
+}
+
+LogContext Slots::ContextOf(const Slot& slot) const { return {"", slot.record.mount_id(), slot.owner.uid()}; }
+
+std::vector<OwnMount> Slots::OwnMounts() const {
+  std::vector<OwnMount> mounts;
+  for (const auto& [id, slot] : slots_) {
+    if (slot->state == State::kMounted) mounts.push_back({id, slot->record.mount()});
+  }
+  return mounts;
+}
+
+void Slots::InspectPaths(const internal::Identity& caller, const internal::InspectPaths& request, Reply reply) {
+  if (slots_.size() >= kMaxSlots) {
+    return ReplyError(reply, MakeError(Reason::kTooManyMounts,
+                                       absl::StrCat("there are ", kMaxSlots, " mounts already; unmount some first")));
+  }
+  if (!IsAbsolutePath(request.image_path()) ||
+      (!request.mount_path().empty() && !IsAbsolutePath(request.mount_path()))) {
+    return ReplyError(reply, MakeError(Reason::kInvalidPath, "a path must be absolute and shorter than 4096 bytes"));
+  }
+  auto answer = std::make_shared<internal::InspectAnswer>();
+  ChildRunner::Job job;
+  job.uid = caller.uid();
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  job.work = [this, caller, request, answer](google::protobuf::MessageLite*, std::vector<int>* fds) {
+    InspectPathsAs(caller, request, OwnMounts(), answer.get(), fds);
+  };
+  job.done = [this, caller, answer, request, reply](ChildOutcome outcome) {
+    if (absl::Status failed = StatusOf(outcome, request.image_path() + " or " + request.mount_path()); !failed.ok()) {
+      return ReplyError(reply, failed);
+    }
+    OnInspected(caller, *answer, std::move(outcome), reply);
+  };
+  children_.Run(std::move(job));
+}
+
+void Slots::OnInspected(const internal::Identity& caller, const internal::InspectAnswer& answer, ChildOutcome outcome,
+                        const Reply& reply) {
+  if (when_empty_) return ReplyError(reply, MakeError(Reason::kShuttingDown, "the service is stopping"));
+  auto slot = std::make_unique<Slot>();
+  slot->id = next_id_++;
+  slot->owner = caller;
+  slot->owner.set_pid(0);
+  size_t next = 0;
+  auto take = [&](bool present) {
+    return present && next < outcome.fds.size() ? std::move(outcome.fds[next++]) : UniqueFd();
+  };
+  slot->image = take(answer.has_image());
+  slot->image_directory = take(answer.has_image_directory());
+  slot->mount_point = take(answer.has_mount_point());
+  slot->mount_parent = take(answer.has_mount_parent());
+  slot->mount_name = answer.mount_name();
+  slot->record.set_version(kRecordVersion);
+  slot->record.set_slot_id(slot->id);
+  *slot->record.mutable_owner() = slot->owner;
+  slot->record.set_image_path(answer.facts().image_real_path());
+  slot->record.set_mount_path(answer.facts().mount_real_path());
+
+  BrokerReply message;
+  *message.mutable_path_facts() = answer.facts();
+  message.mutable_path_facts()->set_slot_id(slot->id);
+  slots_.emplace(slot->id, std::move(slot));
+  reply(std::move(message), {});
+}
+
+void Slots::ResolvePath(const internal::Identity& caller, const internal::ResolvePath& request, Reply reply) {
+  if (!IsAbsolutePath(request.path())) {
+    return ReplyError(reply, MakeError(Reason::kInvalidPath, "a path must be absolute and shorter than 4096 bytes"));
+  }
+  auto answer = std::make_shared<internal::ResolveAnswer>();
+  ChildRunner::Job job;
+  job.uid = caller.uid();
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  job.work = [this, caller, path = request.path(), answer](google::protobuf::MessageLite*, std::vector<int>*) {
+    ResolvePathAs(caller, path, OwnMounts(), answer.get());
+  };
+  job.done = [answer, reply, path = request.path()](ChildOutcome outcome) {
+    if (absl::Status failed = StatusOf(outcome, path); !failed.ok()) return ReplyError(reply, failed);
+    BrokerReply message;
+    if (answer->has_error()) *message.mutable_error() = answer->error();
+    if (answer->has_resolved()) *message.mutable_paths_resolved() = answer->resolved();
+    reply(std::move(message), {});
+  };
+  children_.Run(std::move(job));
+}
+
+void Slots::Handle(const FrontToBroker& request, Reply reply) {
+  Slot* slot = Find(SlotIdOf(request));
+  if (slot == nullptr) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such slot"));
+  if (!slot->busy) return Begin(slot, Pending{request, std::move(reply)});
+  if (slot->waiting.size() >= kMaxRequestsWaiting) {
+    return ReplyError(reply, MakeError(Reason::kTooManyOperations, "too many requests wait for this mount"));
+  }
+  slot->waiting.push_back(Pending{request, std::move(reply)});
+}
+
+void Slots::Begin(Slot* slot, Pending pending) {
+  slot->busy = true;
+  uint64_t id = slot->id;
+  const FrontToBroker& request = pending.request;
+  if (request.message_case() == FrontToBroker::kReleaseSlot) {
+    return Release(slot, [reply = pending.reply] { reply(BrokerReply(), {}); });
+  }
+  Reply reply = [this, id, to = std::move(pending.reply)](BrokerReply message, std::vector<UniqueFd> fds) {
+    to(std::move(message), std::move(fds));
+    EndStep(id);
+  };
+  switch (request.message_case()) {
+    case FrontToBroker::kStartWorker: return StartWorker(slot, request.start_worker(), reply);
+    case FrontToBroker::kCreateMount: return CreateMount(slot, request.create_mount(), reply);
+    case FrontToBroker::kAttachMount: return AttachMount(slot, request.attach_mount(), reply);
+    case FrontToBroker::kUnmount: return HandleUnmount(slot, request.unmount(), reply);
+    default: return ReplyError(reply, MakeError(Reason::kNotImplemented, "an unknown request"));
+  }
+}
+
+void Slots::EndStep(uint64_t slot_id) {
+  Slot* slot = Find(slot_id);
+  if (slot == nullptr) return;
+  slot->busy = false;
+  if (slot->waiting.empty()) return;
+  Pending next = std::move(slot->waiting.front());
+  slot->waiting.pop_front();
+  Begin(slot, std::move(next));
+}
+
+void Slots::StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply) {
+  if (slot->worker.running() || slot->state != State::kInspected || !slot->image ||
+      request.mount_id().size() > kMaxMountIdLength) {
+    return ReplyError(reply, MakeError(Reason::kUnspecified, "this slot cannot have a worker now"));
+  }
+  auto control = Channel::CreatePair();
+  auto broker = Channel::CreatePair();
+  if (!control.ok() || !broker.ok()) {
+    return ReplyError(reply, MakeError(Reason::kOutOfResources, "no descriptors are left for a worker"));
+  }
+  ProgramStart start;
+  start.path = options_->worker_program;
+  start.fds = {control->second.get(), broker->second.get(), slot->image.get()};
+  // What parses an image has the rights of the user who asked, and never those of root.
+  bool for_root = slot->owner.uid() == 0;
+  start.uid = for_root ? kRootsWorkerUid : slot->owner.uid();
+  start.gid = for_root ? kRootsWorkerUid : slot->owner.gid();
+  if (!for_root) start.groups_of = slot->owner;
+  absl::StatusOr<Process> worker = StartProgram(start);
+  if (!worker.ok()) {
+    return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(worker.status().message())));
+  }
+  uint64_t id = slot->id;
+  slot->worker = *std::move(worker);
+  absl::Status watched = slot->worker.WatchExit(loop_, [this, id](int status) { OnWorkerExit(id, status); });
+  if (!watched.ok()) Log(Severity::kError, ContextOf(*slot), watched.ToString());
+  slot->worker_queue = std::make_unique<MessageQueue>(
+      loop_, std::move(broker->first), std::make_unique<internal::WorkerToBroker>(), kMaxWaitingForWorker,
+      [this, id](const google::protobuf::MessageLite& message) {
+        OnWorkerMessage(id, static_cast<const internal::WorkerToBroker&>(message));
+      },
+      // Its exit tells more than its closed socket. One that sends nonsense is no worker any more.
+      [this, id](absl::Status status) {
+        if (Slot* ended = Find(id); ended != nullptr && !status.ok()) ended->worker.Signal(SIGKILL);
+      });
+  slot->record.set_mount_id(request.mount_id());
+  slot->record.set_worker_pid(slot->worker.pid());
+  slot->record.set_worker_start_time(slot->worker.start_time());
+  Log(Severity::kInfo, {request.operation_id(), request.mount_id(), slot->owner.uid()},
+      absl::StrCat("worker ", slot->worker.pid(), " started for ", slot->record.image_path()));
+  BrokerReply message;
+  message.mutable_worker_started()->set_pid(slot->worker.pid());
+  std::vector<UniqueFd> fds;
+  fds.push_back(std::move(control->first));
+  reply(std::move(message), std::move(fds));
+}
+
+void Slots::CreateMount(Slot* slot, const internal::CreateMount& request, const Reply& reply) {
+  if (slot->state != State::kInspected || !slot->worker.running() || !slot->mount_point || !slot->mount_parent) {
+    return ReplyError(reply, MakeError(slot->worker.running() ? Reason::kMountPointNotFound : Reason::kWorkerDied,
+                                       "this slot cannot be mounted now"));
+  }
+  slot->record.set_read_only(request.read_only());
+  slot->record.set_allow_other(request.allow_other());
+  FuseMountRequest mount{slot->owner, request.read_only(), request.allow_other(), request.description()};
+  auto answer = std::make_shared<internal::CreateAnswer>();
+  ChildRunner::Job job;
+  job.uid = slot->owner.uid();
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  if (options_->rootless) {
+    job.keep = {slot->mount_point.get(), slot->mount_parent.get()};
+    job.work = [mount, answer, slot](google::protobuf::MessageLite*, std::vector<int>* fds) {
+      CreateRootlessMount(mount, slot->mount_point.get(), slot->mount_parent.get(), slot->mount_name, answer.get(),
+                          fds);
+    };
+  } else {
+    job.work = [mount, answer](google::protobuf::MessageLite*, std::vector<int>* fds) {
+      CreateFuseMount(mount, answer.get(), fds);
+    };
+  }
+  job.done = [this, slot, answer, reply](ChildOutcome outcome) { OnCreated(slot, *answer, std::move(outcome), reply); };
+  children_.Run(std::move(job));
+}
+
+void Slots::OnCreated(Slot* slot, const internal::CreateAnswer& answer, ChildOutcome outcome, const Reply& reply) {
+  if (absl::Status failed = StatusOf(outcome, slot->record.mount_path()); !failed.ok()) {
+    return ReplyError(reply, failed);
+  }
+  if (answer.has_error()) return ReplyError(reply, answer.error());
+  if (outcome.fds.size() != (options_->rootless ? 1U : 2U)) {
+    return ReplyError(reply, MakeError(Reason::kOutOfResources, "no descriptors are left for a mount"));
+  }
+  slot->state = State::kCreated;
+  *slot->record.mutable_mount() = answer.mount();
+  slot->fuse = std::move(outcome.fds[0]);
+  if (!options_->rootless) slot->detached_mount = std::move(outcome.fds[1]);
+  if (!answer.warning().empty()) Log(Severity::kWarning, ContextOf(*slot), answer.warning());
+  UniqueFd for_worker = slot->fuse.Duplicate();
+  if (!for_worker || !slot->worker_queue) {
+    return ReplyError(reply, MakeError(Reason::kWorkerDied, "the worker has ended while its mount was made"));
+  }
+  internal::BrokerToWorker message;
+  message.mutable_fuse_descriptor();
+  std::vector<UniqueFd> fds;
+  fds.push_back(std::move(for_worker));
+  slot->worker_queue->Send(message, std::move(fds));
+  reply(BrokerReply(), {});
+}
+
+void Slots::AttachMount(Slot* slot, const internal::AttachMount& request, const Reply& reply) {
+  if (slot->state != State::kCreated || request.registry_record().size() > kMaxRegistryRecord) {
+    return ReplyError(reply, MakeError(Reason::kUnspecified, "this slot has no mount to attach"));
+  }
+  if (!slot->worker.running()) {
+    return ReplyError(reply, MakeError(Reason::kWorkerDied, "the worker has ended while its mount was made"));
+  }
+  slot->record.set_registry_record(request.registry_record());
+  slot->record.set_mount_time(time(nullptr));
+  // On disk before anyone can see the mount: a broker that dies in between leaves nothing unknown.
+  if (absl::Status saved = records_->Save(slot->record); !saved.ok()) {
+    return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(saved.message())));
+  }
+  auto answer = std::make_shared<internal::AttachAnswer>();
+  if (options_->rootless) {  // visible already
+    ChildOutcome outcome;
+    outcome.end = ChildOutcome::End::kAnswered;
+    if (!IsAttached(ReadMountinfo(), slot->record.mount())) {
+      SetError(MakeError(Reason::kNotMounted, "the mount was taken away while it was made"), answer->mutable_error());
+    }
+    return OnAttached(slot, *answer, outcome, reply);
+  }
+  ChildRunner::Job job;
+  job.uid = slot->owner.uid();
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  job.keep = {slot->detached_mount.get(), slot->mount_point.get(), slot->mount_parent.get()};
+  job.work = [slot, answer](google::protobuf::MessageLite*, std::vector<int>*) {
+    AttachFuseMount(slot->owner, slot->detached_mount.get(), slot->mount_point.get(), slot->mount_parent.get(),
+                    slot->mount_name, answer.get());
+  };
+  job.done = [this, slot, answer, reply](ChildOutcome outcome) { OnAttached(slot, *answer, outcome, reply); };
+  DetachLateMount(*slot, &job);
+  children_.Run(std::move(job));
+}
+
+void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const ChildOutcome& outcome,
+                       const Reply& reply) {
+  absl::Status failed = StatusOf(outcome, slot->record.mount_path());
+  if (!failed.ok() || answer.has_error()) {
+    if (!options_->rootless) {
+      // Still ours alone: the descriptor keeps its device number from being anyone else's.
+      if (slot->detached_mount) AbortConnection(slot->record.mount());
+      slot->detached_mount.reset();
+      slot->fuse.reset();
+      slot->state = State::kUnmounted;
+      records_->Remove(slot->id);
+    }
+    return failed.ok() ? ReplyError(reply, answer.error()) : ReplyError(reply, failed);
+  }
+  slot->state = State::kMounted;
+  // A descriptor in the mount would keep it busy for ever.
+  slot->detached_mount.reset();
+  slot->mount_point.reset();
+  Log(Severity::kInfo, ContextOf(*slot),
+      absl::StrCat("mounted ", slot->record.image_path(), " at ", slot->record.mount_path()));
+  reply(BrokerReply(), {});
+}
+
+}  // namespace dismd

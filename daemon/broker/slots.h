@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Slots: what the broker holds for each image being mounted, and the steps that it takes for the front.
+//
+//   InspectPaths ─► StartWorker ─► CreateMount ─► AttachMount ─► Unmount ─► ReleaseSlot
+//   (descriptors)   (process)      (/dev/fuse)     (visible)      (gone)     (nothing left)
+//
+// ReleaseSlot may come at any point. Requests for one slot run one after the other, in the order they came; those for
+// different slots do not wait for each other. A request is answered exactly once, through its `reply`.
+//
+// The front is not trusted with more than it needs: a slot acts for the identity that it was made for, and what matters
+// for safety is checked here again.
+//
+// Not thread-safe.
+
+#ifndef DAEMON_BROKER_SLOTS_H_
+#define DAEMON_BROKER_SLOTS_H_
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/broker/child.h"
+#include "daemon/broker/event_loop.h"
+#include "daemon/broker/inspect.h"
+#include "daemon/broker/message_queue.h"
+#include "daemon/broker/options.h"
+#include "daemon/broker/process.h"
+#include "daemon/broker/records.h"
+#include "daemon/broker/unmount.h"
+#include "dismd/internal/broker.pb.h"
+#include "dismd/internal/control.pb.h"
+#include "libmount/base/log.h"
+#include "libmount/base/unique_fd.h"
+
+namespace dismd {
+
+inline constexpr size_t kMaxSlots = 4096;
+inline constexpr size_t kMaxRequestsWaiting = 16;  // for one slot
+// How often a worker may ask for a file beside its image: a split set has at most 999 parts, each tried once or twice.
+inline constexpr int kMaxSiblingRequests = 4096;
+inline constexpr size_t kMaxRegistryRecord = size_t{64} << 10;
+inline constexpr size_t kMaxMountIdLength = 64;
+// How long a killed worker's end is waited for. One that the kernel does not let go (a read from a file system that
+// does not answer) is left behind, and named in the log.
+inline constexpr std::chrono::milliseconds kWorkerExitDeadline{5'000};
+
+using Reply = std::function<void(internal::BrokerReply reply, std::vector<libmount::UniqueFd> fds)>;
+
+class Slots {
+ public:
+  struct Events {
+    std::function<void(uint64_t slot_id, int status)> worker_exited;
+    std::function<void(uint64_t slot_id)> mount_gone;
+  };
+
+  Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, Events events);
+  ~Slots();
+  Slots(const Slots&) = delete;
+  Slots& operator=(const Slots&) = delete;
+
+  // The two requests that are about a connection; the others are about a slot.
+  void InspectPaths(const internal::Identity& caller, const internal::InspectPaths& request, Reply reply);
+  void ResolvePath(const internal::Identity& caller, const internal::ResolvePath& request, Reply reply);
+  // StartWorker, CreateMount, AttachMount, Unmount, ReleaseSlot.
+  void Handle(const internal::FrontToBroker& request, Reply reply);
+
+  // A front has died: releases what is not mounted.
+  void ReleaseUnfinished();
+  // A front was started: gives each mount's worker a new control socket, and calls `tell` with what the front must
+  // know.
+  void Introduce(const std::function<void(const internal::KnownSlot&, std::vector<libmount::UniqueFd>)>& tell);
+
+  // Detaches and aborts every mount, and ends every worker, naming each mount in the log; `done` when nothing is left.
+  void DetachAll(std::function<void()> done);
+  bool empty() const { return slots_.empty(); }
+
+  // Takes away what a dead broker's records tell of; `done` when that is over.
+  void CleanUpLeftovers(std::function<void()> done);
+
+ private:
+  enum class State {
+    kInspected,  // descriptors only
+    kCreated,    // a kernel mount that is not visible
+    kMounted,    // visible (its worker may have died)
+    kUnmounted,
+  };
+
+  struct Pending {
+    internal::FrontToBroker request;
+    Reply reply;
+  };
+
+  struct Slot {
+    uint64_t id = 0;
+    State state = State::kInspected;
+    internal::Identity owner;
+    internal::SlotRecord record;  // paths, mount, worker: also what is told to a new front
+    std::string mount_name;
+    libmount::UniqueFd image, image_directory, mount_point, mount_parent;
+    libmount::UniqueFd fuse;            // keeps the connection alive beside the worker's
+    libmount::UniqueFd detached_mount;  // until it is attached
+    Process worker;
+    std::unique_ptr<MessageQueue> worker_queue;
+    int sibling_requests = 0;
+    bool busy = false;  // with a step; further requests wait
+    std::deque<Pending> waiting;
+    std::function<void()> when_worker_ended;
+    std::optional<EventLoop::TimerId> worker_exit_timer;
+  };
+
+  Slot* Find(uint64_t id);
+  libmount::LogContext ContextOf(const Slot& slot) const;
+  std::vector<OwnMount> OwnMounts() const;
+
+  void Begin(Slot* slot, Pending pending);
+  void EndStep(uint64_t slot_id);  // the next request's turn
+
+  void OnInspected(const internal::Identity& caller, const internal::InspectAnswer& answer, ChildOutcome outcome,
+                   const Reply& reply);
+  void StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply);
+  void CreateMount(Slot* slot, const internal::CreateMount& request, const Reply& reply);
+  void OnCreated(Slot* slot, const internal::CreateAnswer& answer, ChildOutcome outcome, const Reply& reply);
+  void AttachMount(Slot* slot, const internal::AttachMount& request, const Reply& reply);
+  void OnAttached(Slot* slot, const internal::AttachAnswer& answer, const ChildOutcome& outcome, const Reply& reply);
+  void DetachLateMount(const Slot& slot, ChildRunner::Job* job);
+  using UnmountDone = std::function<void(const internal::UnmountAnswer&, const absl::Status&)>;
+  void Unmount(Slot* slot, bool detach, UnmountDone done);
+  void RunUnmount(const UnmountRequest& request, uint32_t uid, UnmountDone done);
+  bool IsVisible(const Slot& slot) const;
+  void HandleUnmount(Slot* slot, const internal::Unmount& request, const Reply& reply);
+  void Release(Slot* slot, std::function<void()> done);
+  void QueueRelease(uint64_t slot_id);
+  void RunQueuedReleases();
+  void EndWorker(Slot* slot, std::function<void()> done);
+  void Erase(uint64_t slot_id);
+  void MarkUnmounted(Slot* slot);
+
+  void OnWorkerExit(uint64_t slot_id, int status);
+  void OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message);
+  void OpenSibling(Slot* slot, const internal::OpenSibling& request);
+
+  EventLoop* const loop_;
+  const BrokerOptions* const options_;
+  const RecordStore* const records_;
+  const Events events_;
+  std::map<uint64_t, std::unique_ptr<Slot>> slots_;
+  uint64_t next_id_ = 1;
+  std::vector<uint64_t> to_release_;
+  std::function<void()> when_empty_;  // set once everything is being taken away
+  ChildRunner children_;              // last: its children's callbacks use the others
+};
+
+}  // namespace dismd
+
+#endif  // DAEMON_BROKER_SLOTS_H_

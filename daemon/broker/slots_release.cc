@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The way down: unmounting, workers that end, and leaving nothing behind.
+
+#include <signal.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/broker/errors.h"
+#include "daemon/broker/kernel.h"
+#include "daemon/broker/mountinfo.h"
+#include "daemon/broker/reply.h"
+#include "daemon/broker/slots.h"
+
+namespace dismd {
+
+using internal::BrokerReply;
+using libmount::Log;
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::Severity;
+using libmount::UniqueFd;
+
+void Slots::Unmount(Slot* slot, bool detach, UnmountDone done) {
+  UnmountRequest request;
+  request.owner = slot->owner;
+  request.mount = slot->record.mount();
+  request.parent_fd = slot->mount_parent.get();
+  request.name = slot->mount_name;
+  request.path = slot->record.mount_path();
+  request.detach = detach;
+  request.rootless = options_->rootless;
+  RunUnmount(request, slot->owner.uid(),
+             [this, slot, done](const internal::UnmountAnswer& answer, absl::Status status) {
+               if (status.ok()) MarkUnmounted(slot);
+               done(answer, status);
+             });
+}
+
+void Slots::RunUnmount(const UnmountRequest& request, uint32_t uid, UnmountDone done) {
+  auto answer = std::make_shared<internal::UnmountAnswer>();
+  ChildRunner::Job job;
+  job.uid = uid;
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  job.unlimited = when_empty_ != nullptr || request.parent_fd < 0;  // cleaning up does not stand in the user's queue
+  if (request.parent_fd >= 0) job.keep = {request.parent_fd};
+  job.work = [request, answer](google::protobuf::MessageLite*, std::vector<int>*) { UnmountAs(request, answer.get()); };
+  job.done = [answer, request, done](ChildOutcome outcome) {
+    absl::Status status = StatusOf(outcome, request.path);
+    if (status.ok() && answer->has_error()) {
+      status = MakeError(static_cast<Reason>(answer->error().reason()), answer->error().message());
+    }
+    done(*answer, status);
+  };
+  children_.Run(std::move(job));
+}
+
+void Slots::MarkUnmounted(Slot* slot) {
+  slot->state = State::kUnmounted;
+  slot->detached_mount.reset();
+  slot->fuse.reset();
+  slot->mount_parent.reset();
+  records_->Remove(slot->id);
+}
+
+bool Slots::IsVisible(const Slot& slot) const {
+  return slot.state == State::kMounted || (slot.state == State::kCreated && options_->rootless);
+}
+
+void Slots::HandleUnmount(Slot* slot, const internal::Unmount& request, const Reply& reply) {
+  if (slot->state == State::kInspected) {
+    return ReplyError(reply, MakeError(Reason::kNotMounted, "this slot is not mounted"));
+  }
+  if (!IsVisible(*slot)) {
+    MarkUnmounted(slot);
+    return reply(BrokerReply(), {});
+  }
+  Unmount(slot, request.detach(),
+          [this, slot, reply, detach = request.detach()](const internal::UnmountAnswer& answer,
+                                                         const absl::Status& status) {
+            BrokerReply message;
+            if (status.ok()) {
+              Log(Severity::kInfo, ContextOf(*slot),
+                  absl::StrCat(answer.was_gone() ? "found unmounted: "
+                               : detach          ? "detached "
+                                                 : "unmounted ",
+                               slot->record.mount_path()));
+            } else {
+              SetError(status, message.mutable_error());
+              if (answer.has_busy()) *message.mutable_busy() = answer.busy();
+            }
+            reply(std::move(message), {});
+          });
+}
+
+// An attach that hangs in the kernel may still succeed after its deadline: then the mount, whose slot is long gone, is
+// taken away as soon as the child has ended.
+void Slots::DetachLateMount(const Slot& slot, ChildRunner::Job* job) {
+  UnmountRequest request;
+  request.owner = slot.owner;
+  request.mount = slot.record.mount();
+  request.path = slot.record.mount_path();
+  request.detach = true;
+  job->ended_late = [this, request] {
+    if (!IsAttached(ReadMountinfo(), request.mount)) return;
+    RunUnmount(request, request.owner.uid(), [request](const internal::UnmountAnswer&, const absl::Status& status) {
+      Log(Severity::kWarning, absl::StrCat("a mount that was given up appeared late at ", request.path,
+                                           status.ok() ? " and was detached" : " and could not be detached"));
+    });
+  };
+}
+
+void Slots::Release(Slot* slot, std::function<void()> done) {
+  uint64_t id = slot->id;
+  auto end = [this, id, done = std::move(done)] {
+    EndWorker(Find(id), [this, id, done] {
+      Erase(id);
+      done();
+    });
+  };
+  if (!IsVisible(*slot)) {
+    if (slot->state != State::kInspected) MarkUnmounted(slot);
+    return end();
+  }
+  Unmount(slot, false, [this, slot, end](const internal::UnmountAnswer&, const absl::Status& status) {
+    if (status.ok()) return end();
+    Log(Severity::kWarning, ContextOf(*slot),
+        absl::StrCat("detaching ", slot->record.mount_path(), ": ", std::string(status.message())));
+    Unmount(slot, true, [this, slot, end](const internal::UnmountAnswer&, const absl::Status& detached) {
+      if (!detached.ok()) {
+        // Its record stays, for the next broker. Its readers are let go at least.
+        Log(Severity::kError, ContextOf(*slot),
+            absl::StrCat("left behind: ", slot->record.mount_path(), ": ", std::string(detached.message())));
+        if (IsAttached(ReadMountinfo(), slot->record.mount())) AbortConnection(slot->record.mount());
+      }
+      end();
+    });
+  });
+}
+
+void Slots::EndWorker(Slot* slot, std::function<void()> done) {
+  if (!slot->worker.running()) return done();
+  slot->when_worker_ended = std::move(done);
+  slot->worker.Signal(SIGKILL);
+  slot->worker_exit_timer = loop_->After(kWorkerExitDeadline, [this, id = slot->id] {
+    Slot* late = Find(id);
+    if (late == nullptr || !late->when_worker_ended) return;
+    Log(Severity::kError, ContextOf(*late),
+        absl::StrCat("worker ", late->worker.pid(), " was killed and does not end: a file system holds it"));
+    late->worker.Forget(loop_);
+    std::exchange(late->when_worker_ended, nullptr)();
+  });
+}
+
+void Slots::Erase(uint64_t slot_id) {
+  auto found = slots_.find(slot_id);
+  if (found == slots_.end()) return;
+  std::unique_ptr<Slot> slot = std::move(found->second);
+  slots_.erase(found);
+  for (Pending& pending : slot->waiting) {
+    // A second release of the same slot is as good as done.
+    if (pending.request.message_case() == internal::FrontToBroker::kReleaseSlot) {
+      pending.reply(BrokerReply(), {});
+    } else {
+      ReplyError(pending.reply, MakeError(Reason::kNotMounted, "there is no such slot"));
+    }
+  }
+  if (slots_.empty() && when_empty_) loop_->After(std::chrono::milliseconds(0), when_empty_);
+}
+
+void Slots::OnWorkerExit(uint64_t slot_id, int status) {
+  Slot* slot = Find(slot_id);
+  if (slot == nullptr) return;
+  int pid = slot->record.worker_pid();
+  slot->record.set_worker_pid(0);
+  slot->worker_queue.reset();
+  if (slot->worker_exit_timer.has_value()) loop_->Cancel(*slot->worker_exit_timer);
+  bool expected = slot->when_worker_ended != nullptr || slot->state == State::kUnmounted;
+  bool attached = IsVisible(*slot) && IsAttached(ReadMountinfo(), slot->record.mount());
+  if (attached && !expected) {
+    // Nobody serves the mount any more: whoever waits for it gets an error now instead of waiting for ever. Closing the
+    // last descriptor does that, unless the user has taken a copy out of the worker, which is theirs to look into.
+    AbortConnection(slot->record.mount());
+  }
+  if (slot->state == State::kCreated || slot->state == State::kMounted) slot->fuse.reset();
+  Log(expected ? Severity::kInfo : Severity::kWarning, ContextOf(*slot),
+      absl::StrCat("worker ", pid, " has ended: ", DescribeExit(status)));
+  events_.worker_exited(slot_id, status);
+  if (slot->state == State::kMounted && !attached && !slot->busy) {
+    Log(Severity::kInfo, ContextOf(*slot), absl::StrCat("unmounted by someone else: ", slot->record.mount_path()));
+    MarkUnmounted(slot);
+    events_.mount_gone(slot_id);
+  } else if (attached) {
+    absl::Status saved = records_->Save(slot->record);
+    if (!saved.ok()) Log(Severity::kWarning, ContextOf(*slot), saved.ToString());
+  }
+  if (slot->when_worker_ended) std::exchange(slot->when_worker_ended, nullptr)();
+}
+
+void Slots::OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message) {
+  Slot* slot = Find(slot_id);
+  if (slot != nullptr && message.has_open_sibling()) OpenSibling(slot, message.open_sibling());
+}
+
+void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
+  internal::BrokerToWorker message;
+  internal::OpenedSibling* opened = message.mutable_opened_sibling();
+  opened->set_request_id(request.request_id());
+  // The worker may be under an image's control: it gets files beside its image, that its user can read, and no others.
+  absl::Status allowed;
+  if (!IsPlainName(request.name())) allowed = MakeError(Reason::kInvalidPath, "not a plain file name");
+  if (!slot->image_directory) allowed = MakeError(Reason::kAccessDenied, "the image's directory cannot be entered");
+  if (++slot->sibling_requests > kMaxSiblingRequests) {
+    allowed = MakeError(Reason::kTooManyOperations, "too many files were asked for");
+  }
+  if (!allowed.ok()) {
+    SetError(allowed, opened->mutable_error());
+    return slot->worker_queue->Send(message);
+  }
+  auto answer = std::make_shared<internal::OpenSiblingAnswer>();
+  ChildRunner::Job job;
+  job.uid = slot->owner.uid();
+  job.deadline = options_->path_deadline;
+  job.answer = answer;
+  // A copy: the slot may be released while the child waits its turn.
+  auto directory = std::make_shared<UniqueFd>(slot->image_directory.Duplicate());
+  job.keep = {directory->get()};
+  job.work = [owner = slot->owner, directory, name = request.name(), answer](google::protobuf::MessageLite*,
+                                                                             std::vector<int>* fds) {
+    OpenSiblingAs(owner, directory->get(), name, answer.get(), fds);
+  };
+  job.done = [this, id = slot->id, directory, message, answer, name = request.name()](ChildOutcome outcome) {
+    Slot* asking = Find(id);
+    if (asking == nullptr || !asking->worker_queue) return;
+    internal::BrokerToWorker reply = message;
+    absl::Status status = StatusOf(outcome, name);
+    if (!status.ok()) SetError(status, reply.mutable_opened_sibling()->mutable_error());
+    if (answer->has_error()) *reply.mutable_opened_sibling()->mutable_error() = answer->error();
+    asking->worker_queue->Send(reply, std::move(outcome.fds));
+  };
+  children_.Run(std::move(job));
+}
+
+void Slots::ReleaseUnfinished() {
+  for (auto& [id, slot] : slots_) {
+    if (slot->state == State::kMounted && !slot->busy) continue;
+    slot->waiting.clear();  // nobody is there to be answered
+    if (slot->state != State::kMounted) QueueRelease(id);
+  }
+  RunQueuedReleases();
+}
+
+void Slots::QueueRelease(uint64_t slot_id) { to_release_.push_back(slot_id); }
+
+void Slots::RunQueuedReleases() {
+  for (uint64_t id : std::exchange(to_release_, {})) {
+    internal::FrontToBroker request;
+    request.mutable_release_slot()->set_slot_id(id);
+    Handle(request, [](BrokerReply, std::vector<UniqueFd>) {});
+  }
+}
+
+void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::vector<UniqueFd>)>& tell) {
+  for (auto& [id, slot] : slots_) {
+    if (slot->state != State::kMounted) continue;
+    internal::KnownSlot known;
+    known.set_slot_id(id);
+    known.set_mount_id(slot->record.mount_id());
+    *known.mutable_owner() = slot->owner;
+    known.set_image_path(slot->record.image_path());
+    known.set_mount_path(slot->record.mount_path());
+    known.set_read_only(slot->record.read_only());
+    known.set_allow_other(slot->record.allow_other());
+    known.set_mount_time(slot->record.mount_time());
+    known.set_registry_record(slot->record.registry_record());
+    std::vector<UniqueFd> for_front;
+    auto control = Channel::CreatePair();
+    if (slot->worker_queue && control.ok()) {
+      known.set_worker_pid(slot->worker.pid());
+      for_front.push_back(std::move(control->first));
+      internal::BrokerToWorker message;
+      message.mutable_new_control();
+      std::vector<UniqueFd> for_worker;
+      for_worker.push_back(std::move(control->second));
+      slot->worker_queue->Send(message, std::move(for_worker));
+    }
+    tell(known, std::move(for_front));
+  }
+}
+
+void Slots::DetachAll(std::function<void()> done) {
+  when_empty_ = std::move(done);
+  if (slots_.empty()) return when_empty_();
+  for (auto& [id, slot] : slots_) {
+    slot->waiting.clear();
+    QueueRelease(id);
+  }
+  RunQueuedReleases();
+}
+
+void Slots::CleanUpLeftovers(std::function<void()> done) {
+  // Counts the records being worked on, and one for this function itself.
+  auto left = std::make_shared<int>(1);
+  auto finish_one = [left, done] {
+    if (--*left == 0) done();
+  };
+  for (const internal::SlotRecord& record : records_->LoadAll()) {
+    next_id_ = std::max(next_id_, record.slot_id() + 1);
+    // Only a process that is surely the worker of then: a pid alone may be anyone's by now.
+    UniqueFd worker = record.worker_pid() > 0 ? PidfdOpen(record.worker_pid()) : UniqueFd();
+    if (worker && record.worker_start_time() != 0 &&
+        ProcessStartTime(record.worker_pid()) == record.worker_start_time()) {
+      PidfdSignal(worker, SIGKILL);
+    }
+    std::optional<MountinfoEntry> entry = FindMount(ReadMountinfo(), record.mount().mount_id());
+    if (!entry.has_value() || !IsAttached(ReadMountinfo(), record.mount()) || entry->type != "fuse.dismd") {
+      records_->Remove(record.slot_id());
+      continue;
+    }
+    UnmountRequest request;
+    request.owner = record.owner();
+    request.mount = record.mount();
+    request.path = entry->mount_point;
+    request.detach = true;
+    request.rootless = options_->rootless;
+    ++*left;
+    RunUnmount(request, record.owner().uid(),
+               [this, record, finish_one](const internal::UnmountAnswer&, const absl::Status& status) {
+                 Log(Severity::kWarning, {"", record.mount_id(), record.owner().uid()},
+                     absl::StrCat("left by a dismd that died: ", record.mount_path(),
+                                  status.ok() ? ", now detached" : ", which cannot be detached: ",
+                                  std::string(status.message())));
+                 if (status.ok()) records_->Remove(record.slot_id());
+                 finish_one();
+               });
+  }
+  finish_one();
+}
+
+}  // namespace dismd
