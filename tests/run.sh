@@ -76,7 +76,7 @@ build_tree() {
   local name=$1 log=$scratch/build-$1.log
   shift
   headline "Building $name"
-  if run cmake -S "$root" -B "$build/$name" -G Ninja "$@" >"$log" 2>&1 &&
+  if run cmake -S "$root" -B "$build/$name" -G Ninja "-DDISMD_TEST_IMAGES=$build/test-images" "$@" >"$log" 2>&1 &&
     run cmake --build "$build/$name" -j "$jobs" >>"$log" 2>&1; then
     pass
   else

@@ -12,6 +12,7 @@ ntfs_volume.py; here is in which formats.
   two-images.wim                         two images that share blobs, LZX
   unix.wim                               captured of a directory with --unix-data: owners, modes, links, a fifo, a device
   small.wim                              three files: for tests that mount a lot
+  long-names.wim                         names of 255 UTF-16 units that take more than 255 bytes in UTF-8
   huge.wim                               a sparse file of 5 GiB
 """
 
@@ -52,6 +53,7 @@ def make_unix_tree(root):
     os.symlink("dir/read-only", os.path.join(root, "relative"))
     os.symlink("/dir/read-only", os.path.join(root, "absolute"))
     os.symlink("../../../../etc/passwd", os.path.join(root, "escaping"))
+    os.setxattr(os.path.join(root, "executable"), "user.colour", b"blue")
     os.link(os.path.join(root, "private"), os.path.join(root, "dir/linked"))
     os.mkfifo(os.path.join(root, "fifo"), 0o640)
     os.mknod(os.path.join(root, "null"), 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -86,10 +88,11 @@ def make(directory, work):
     ntfs_volume.write(os.path.join(work, "small/two.bin"), b"changed")
     run("wimappend", os.path.join(work, "small"), two, "Second", "--no-acls")
 
-    ntfs_volume.create(volume)
-    with ntfs_volume.mounted(volume) as root:
-        ntfs_volume.fill_huge(root)
-    run("wimcapture", volume, os.path.join(directory, "huge.wim"), "Huge", "--compress=XPRESS", "--chunk-size=64K")
+    for name, fill_volume in (("long-names.wim", ntfs_volume.fill_long_names), ("huge.wim", ntfs_volume.fill_huge)):
+        ntfs_volume.create(volume)
+        with ntfs_volume.mounted(volume) as root:
+            fill_volume(root)
+        run("wimcapture", volume, os.path.join(directory, name), name, "--compress=XPRESS", "--chunk-size=64K")
 
 
 def main():

@@ -166,9 +166,8 @@ def fill(root):
     os.makedirs(deep)
     write(os.path.join(deep, "bottom.txt"), b"bottom")
 
-    # Names: 255 UTF-16 units is the limit, whatever they take in UTF-8.
-    write(at("names/" + "\u6587" * 255), b"255 units, 765 bytes")
-    write(at("names/" + "\U0001F600" * 127 + "a"), b"255 units, 127 of them pairs")
+    # Names.
+    write(at("names/" + "n" * 255), b"255 units, 255 bytes")
     write(at("names/Gr\u00f6\u00dfe \u0130\u0131 \u03a3\u03c2.txt"), b"case folding")
     write(at("names/e\u0301 decomposed"), b"not normalised")
     write(at("names/MixedCase.TXT"), b"mixed")
@@ -237,6 +236,13 @@ def fill(root):
         file.write(b"island")
     for name, ticks in (("plain.txt", 0x01D4000000000001), ("Windows", 0x01C0123456789ABC), ("meta/ea.txt", 1)):
         os.setxattr(at(name), "system.ntfs_times", struct.pack("<QQQ", ticks, ticks + 10_000_003, ticks + 20_000_005))
+
+
+def fill_long_names(root):
+    """Names of 255 UTF-16 units, the limit, that no directory of Linux' own can hold: more than 255 bytes in UTF-8."""
+    os.mkdir(os.path.join(root, "names"))
+    write(os.path.join(root, "names", "\u6587" * 255), b"255 units, 765 bytes")
+    write(os.path.join(root, "names", "\U0001F600" * 127 + "a"), b"255 units, 127 of them pairs")
 
 
 def fill_huge(root):

@@ -1,0 +1,340 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images that change, workers that die, file systems that do not answer: a clear error, and nobody else is hurt."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+import processes
+from dismd_client import Caller, RpcFailure
+from dismd_service import ServiceTestCase
+from processes import wait_until
+
+OWNER = 4201
+OTHER = 4202
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def read_error(path):
+    """The errno that reading the whole file ends with; 0: it could be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        return 0
+    except OSError as error:
+        return error.errno
+
+
+class ChangedImageTest(ServiceTestCase):
+    """The size and times of the image are compared after each read that reaches the file."""
+
+    def setUp(self):
+        super().setUp()
+        self.copy = self.own_image("ntfs-none.wim")
+        self.root = self.mount_point()
+        self.client.mount(self.copy, self.root)
+        self.victim = os.path.join(self.root, "Windows/System32/size-5242893.bin")
+        self.assertEqual(os.stat(self.victim).st_size, (5 << 20) + 13)
+
+    def check_invalid(self):
+        self.assertEqual(read_error(self.victim), errno.EIO)
+        mount = wait_until(lambda: self.status("MOUNT_STATUS_INVALID"), 10, "the mount to report INVALID")
+        self.assertIn(os.path.basename(self.copy), mount["status_message"])
+        # And from then on, whatever is read.
+        self.assertEqual(read_error(os.path.join(self.root, "Windows/System32/incompressible.bin")), errno.EIO)
+        self.assertNotIn("dismd-worker", [processes.name(pid) for pid in self.service.pids() if not processes.alive(pid)])
+        self.client.unmount(self.root)
+        self.assert_nothing_left(self.root)
+
+    def status(self, wanted):
+        mount = self.client.get_mount(self.root)
+        return mount if mount["status"] == wanted else None
+
+    def test_truncated(self):
+        os.truncate(self.copy, 4096)
+        self.check_invalid()
+
+    def test_truncated_to_nothing(self):
+        os.truncate(self.copy, 0)
+        self.check_invalid()
+
+    def test_overwritten_in_place(self):
+        size = os.path.getsize(self.copy)
+        with open(self.copy, "r+b") as file:
+            file.write(os.urandom(size))
+        self.check_invalid()
+
+    def test_grown(self):
+        with open(self.copy, "ab") as file:
+            file.write(b"tail")
+        self.check_invalid()
+
+    def test_replaced_by_another_file(self):
+        """rename() over it leaves the file that is mounted: that one still has its content, but a changed ctime."""
+        other = os.path.join(self.directory, "other.wim")
+        shutil.copyfile(self.image("small.wim"), other)
+        os.rename(other, self.copy)
+        self.assertIn(read_error(self.victim), (0, errno.EIO))
+        self.assertEqual(len(os.listdir(self.root)) > 0, True)
+        self.client.unmount(self.root)
+        self.assert_nothing_left(self.root)
+
+    def test_deleted(self):
+        os.unlink(self.copy)
+        self.assertIn(read_error(self.victim), (0, errno.EIO))
+        self.client.unmount(self.root)
+        self.assert_nothing_left(self.root)
+
+    def test_watchers_are_told(self):
+        watch = self.client.start("WatchMounts")
+        events = []
+        reader = threading.Thread(target=lambda: self.collect(watch, events), daemon=True)
+        reader.start()
+        wait_until(lambda: any(event.event == 4 for event in events), 10, "SYNCED")
+        os.truncate(self.copy, 4096)
+        self.assertEqual(read_error(self.victim), errno.EIO)
+        changed = wait_until(lambda: [event for event in events if event.event == 2 and event.mount.status == 3], 10,
+                             "a CHANGED event with status INVALID")
+        self.assertEqual(changed[0].mount.mount_path, self.root)
+        self.client.unmount(self.root)
+        wait_until(lambda: any(event.event == 3 for event in events), 10, "REMOVED")
+        watch.cancel()
+        reader.join(10)
+
+    @staticmethod
+    def collect(watch, events):
+        try:
+            for message in watch:
+                events.append(message)
+        except Exception:  # cancelled at the end
+            pass
+
+
+class DamagedBlobTest(ServiceTestCase):
+    def test_damaged_file_gives_eio_and_is_reported(self):
+        copy = self.own_image("ntfs-none.wim")
+        with open(self.image("ntfs-none.wim"), "rb") as file:
+            data = file.read()
+        with open(copy, "r+b") as file:
+            file.seek(data.index(b"deep\r\n" * 100))
+            file.write(b"dEEp")
+        root = self.mount_point()
+        self.client.mount(copy, root)
+        victim = os.path.join(root, "Windows/System32/deep.txt")
+        self.assertEqual(read_error(victim), errno.EIO)
+        self.assertEqual(read_error(victim), errno.EIO)
+        self.assertEqual(read_error(os.path.join(root, "plain.txt")), 0)
+        mount = self.client.get_mount(root)
+        self.assertEqual(mount["status"], "MOUNT_STATUS_OK")
+        self.assertEqual(int(mount["damaged_file_count"]), 1)
+        self.assertTrue(mount["damaged_files"][0]["path"].endswith("Windows/System32/deep.txt"))
+        self.assertIn("deep.txt", self.service.log())
+
+
+class DeadWorkerTest(ServiceTestCase):
+    """A worker that is killed: no reader hangs, the mount reports INVALID and unmounts cleanly."""
+
+    def test_killed_while_reading(self):
+        root = self.mount_point()
+        self.client.mount(self.image("huge.wim"), root)
+        path = os.path.join(root, "huge.bin")
+        readers = [subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
+        worker = self.client.get_mount(root)["worker_pid"]
+        wait_until(lambda: processes.cpu_seconds(worker) > 0.3, 20, "the worker to be busy")
+        os.kill(worker, signal.SIGKILL)
+        for reader in readers:
+            _, message = reader.communicate(timeout=20)
+            self.assertNotEqual(reader.returncode, 0)
+            self.assertTrue(message)
+        wait_until(lambda: self.client.get_mount(root)["status"] == "MOUNT_STATUS_INVALID", 10, "INVALID")
+        mount = self.client.get_mount(root)
+        self.assertEqual(mount.get("worker_pid", 0), 0)
+        self.assertTrue(mount["status_message"])
+        with self.assertRaises(OSError):
+            os.listdir(root)
+        self.client.unmount(root)
+        self.assert_nothing_left(root)
+
+    def test_stopped_worker_can_be_unmounted(self):
+        """SIGSTOP: it does not answer. The unmount must not wait for it for ever."""
+        root = self.mount_point()
+        worker = self.client.mount(self.image("small.wim"), root)["worker_pid"]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            self.client.unmount(root)
+        except RpcFailure as failure:
+            self.assertIn(failure.reason, ("MOUNT_BUSY", "WORKER_DIED"))
+            os.kill(worker, signal.SIGCONT)
+            self.client.unmount(root)
+        self.assert_nothing_left(root)
+
+    def test_killed_front(self):
+        """The mounts go on, or are gone: never half."""
+        root = self.mount_point()
+        self.client.mount(self.image("small.wim"), root)
+        front = self.service.front()
+        os.kill(front, signal.SIGKILL)
+        wait_until(lambda: any(processes.name(pid).startswith("dismd-front") and pid != front
+                               for pid in self.service.pids()), 20, "a new front")
+        with Caller(self.service.address, 0) as caller:
+            wait_until(lambda: self.serves(caller), 20, "the new front to serve")
+            if processes.mounts_below(root):
+                with open(root + "/one.txt", "rb") as file:
+                    self.assertEqual(file.read(), b"one\n")
+                caller.unmount(root)
+            self.assertEqual(caller.mounts(), [])
+        self.assert_nothing_left(root)
+
+    @staticmethod
+    def serves(caller):
+        try:
+            caller.mounts()
+            return True
+        except RpcFailure:
+            return False
+
+
+class StalledFileSystemTest(ServiceTestCase):
+    """Image or mount point inside a FUSE mount of the caller's that does not answer: nobody else waits."""
+
+    def setUp(self):
+        super().setUp()
+        self.stalled = self.mount_point("stalled", uid=OWNER)
+        self.fuse = subprocess.Popen([sys.executable, os.path.join(HERE, "stalled_fuse.py"), self.stalled, str(OWNER)],
+                                     stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.end_fuse)
+        self.assertEqual(self.fuse.stdout.readline(), "mounted\n")
+
+    def end_fuse(self):
+        self.fuse.kill()  # its connection ends, and with it everything that waits
+        self.fuse.wait()
+        self.fuse.stdout.close()
+        subprocess.run(["umount", "-l", self.stalled], check=False)
+
+    def others_are_served(self):
+        with Caller(self.service.address, OTHER) as other:
+            root = self.mount_point("other", uid=OTHER)
+            for _ in range(3):
+                other.mount(self.image("small.wim"), root)
+                self.assertEqual(other.run("cat", root + "/one.txt").stdout, b"one\n")
+                other.unmount(root)
+
+    def check(self, image, directory):
+        with Caller(self.service.address, OWNER) as owner:
+            pending = owner.start("MountImage", {"image_path": image, "mount_path": directory, "image_index": 1,
+                                                 "read_only": True})
+            self.others_are_served()
+            with self.assertRaises(RpcFailure) as caught:
+                list(pending)
+            self.assertEqual(caught.exception.reason, "PATH_TIMED_OUT")
+        wait_until(lambda: not self.service.workers(), 20, "the workers to end")
+
+    def test_image(self):
+        self.check(self.stalled + "/x.wim", self.mount_point(uid=OWNER))
+
+    def test_mount_point(self):
+        self.check(self.image("small.wim"), self.stalled + "/mnt")
+
+    def test_cancelled_while_waiting(self):
+        with Caller(self.service.address, OWNER) as owner:
+            pending = owner.start("MountImage", {"image_path": self.stalled + "/x.wim", "image_index": 1, "read_only": True,
+                                                 "mount_path": self.mount_point(uid=OWNER)})
+            self.others_are_served()
+            pending.cancel()
+            with self.assertRaises(RpcFailure) as caught:
+                list(pending)
+            self.assertEqual(caught.exception.code, "CANCELLED")
+
+
+class PrivacyTest(ServiceTestCase):
+    """Another uid cannot read, unmount, see or watch a mount that is not its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.root = self.mount_point(uid=OWNER)
+        self.owner = Caller(self.service.address, OWNER)
+        self.addCleanup(self.owner.close)
+        self.other = Caller(self.service.address, OTHER)
+        self.addCleanup(self.other.close)
+        self.owner.mount(self.image("small.wim"), self.root)
+
+    def test_the_owner_reads(self):
+        self.assertEqual(self.owner.run("cat", self.root + "/one.txt").stdout, b"one\n")
+        self.assertEqual([mount["mount_path"] for mount in self.owner.mounts()], [self.root])
+        self.assertEqual(self.owner.mounts()[0]["owner_uid"], OWNER)
+
+    def test_another_uid_cannot_read(self):
+        for command in (("cat", self.root + "/one.txt"), ("ls", self.root), ("stat", self.root + "/one.txt")):
+            result = self.other.run(*command)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(b"Permission denied", result.stderr)
+        # Nor root, without allow_other.
+        with self.assertRaises(PermissionError):
+            os.listdir(self.root)
+
+    def test_allow_other_lets_others_in(self):
+        root = self.mount_point("shared", uid=OWNER)
+        try:
+            self.owner.mount(self.image("small.wim"), root, allow_other=True)
+        except RpcFailure as failure:
+            self.assertEqual(failure.reason, "DENIED_BY_POLICY")
+            return
+        self.assertEqual(self.other.run("cat", root + "/one.txt").stdout, b"one\n")
+
+    def test_another_uid_does_not_see_it(self):
+        self.assertEqual(self.other.mounts(), [])
+        for request in ({"mount_path": self.root}, {"mount_id": self.owner.mounts()[0]["mount_id"]}):
+            with self.assertRaises(RpcFailure) as caught:
+                self.other.call("GetMount", request)
+            self.assertEqual(caught.exception.reason, "NOT_MOUNTED")
+        self.assertEqual([mount["mount_path"] for mount in self.client.mounts()], [self.root])  # root sees all
+
+    def test_another_uid_cannot_unmount(self):
+        for request in ({"mount_path": self.root}, {"mount_id": self.owner.mounts()[0]["mount_id"]}):
+            with self.assertRaises(RpcFailure) as caught:
+                list(self.other.stream("UnmountImage", {**request, "changes": "CHANGES_DISCARD"}))
+            self.assertEqual(caught.exception.reason, "NOT_MOUNTED")
+        self.assertEqual(self.other.call("CleanupMountpoints").get("removed", []), [])
+        self.assertEqual(self.owner.run("cat", self.root + "/one.txt").stdout, b"one\n")
+
+    def test_another_uid_cannot_watch(self):
+        watch = self.other.start("WatchMounts")
+        self.assertEqual(next(watch)["event"], "MOUNT_EVENT_SYNCED")
+        self.owner.unmount(self.root)
+        # Its own comes through, and nothing of the owner's before it.
+        mine = self.mount_point("mine", uid=OTHER)
+        self.other.mount(self.image("small.wim"), mine)
+        event = next(watch)
+        self.assertEqual((event["event"], event["mount"]["mount_path"]), ("MOUNT_EVENT_ADDED", mine))
+        watch.cancel()
+
+    def test_another_uid_cannot_see_operations(self):
+        operation = list(self.owner.stream("UnmountImage", {"mount_path": self.root, "changes": "CHANGES_DISCARD"}))[-1]
+        number = operation["operation"]["operation_id"]
+        self.assertEqual(self.owner.call("GetOperation", {"operation_id": number})["operation"]["state"],
+                         "OPERATION_STATE_SUCCEEDED")
+        for call in ("GetOperation", "CancelOperation"):
+            with self.assertRaises(RpcFailure) as caught:
+                self.other.call(call, {"operation_id": number})
+            self.assertEqual(caught.exception.reason, "OPERATION_NOT_FOUND")
+
+    def test_a_private_image_and_a_foreign_directory(self):
+        private = self.own_image("small.wim", uid=OWNER)
+        os.chmod(private, 0o600)
+        for image, directory in ((private, self.mount_point("mine", uid=OTHER)),
+                                 (self.image("small.wim"), self.mount_point("not-mine", uid=OWNER))):
+            with self.assertRaises(RpcFailure) as caught:
+                self.other.mount(image, directory)
+            self.assertEqual(caught.exception.reason, "ACCESS_DENIED")
+        self.owner.mount(private, self.mount_point("owned", uid=OWNER))
+
+
+if __name__ == "__main__":
+    unittest.main()
