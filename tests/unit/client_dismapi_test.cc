@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// libdismapi.so, used as a program uses it, against a service that the test plays.
+
+#include <dirent.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <codecvt>
+#include <locale>
+#include <stdexcept>
+#include <thread>
+
+#include "DismAPI.h"
+#include "tests/unit/client_fake_service.h"
+
+namespace dismd::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Clock = std::chrono::steady_clock;
+
+constexpr HRESULT kCancelled = _HRESULT_TYPEDEF_(0x800704C7);
+constexpr HRESULT kServerUnavailable = _HRESULT_TYPEDEF_(0x800706BA);
+
+std::string LastError() {
+  DismString* text = nullptr;
+  HRESULT hr = DismGetLastErrorMessage(&text);
+  if (FAILED(hr)) return "DismGetLastErrorMessage failed";
+  std::wstring wide = text->Value;
+  EXPECT_EQ(DismDelete(text), S_OK);
+  return std::wstring_convert<std::codecvt_utf8<wchar_t>>().to_bytes(wide);
+}
+
+struct Recorder {
+  std::vector<std::pair<UINT, UINT>> calls;
+  std::thread::id thread;
+  std::function<void(UINT)> also;
+
+  static void CALLBACK Call(UINT current, UINT total, PVOID data) {
+    auto* self = static_cast<Recorder*>(data);
+    self->calls.emplace_back(current, total);
+    self->thread = std::this_thread::get_id();
+    if (self->also) self->also(current);
+  }
+};
+
+HRESULT Mount(HANDLE cancel = nullptr, Recorder* recorder = nullptr, DWORD flags = DISM_MOUNT_READONLY) {
+  return DismMountImage(L"/images/a.wim", L"/mnt", 1, nullptr, DismImageIndex, flags, cancel,
+                        recorder != nullptr ? &Recorder::Call : nullptr, recorder);
+}
+
+class DismApi : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_EQ(DismInitialize(DismLogErrors, nullptr, nullptr), S_OK); }
+  void TearDown() override { EXPECT_EQ(DismShutdown(), S_OK); }
+
+  // A mount that waits for its cancellation and then ends with `end`.
+  void MountWaitsForCancel(grpc::Status end) {
+    server_.service.on_mount = [this, end](grpc::ServerContext*, const auto&, const auto& send) {
+      send(Snapshot(10));
+      server_.service.cancelled->WaitForNotification();
+      if (end.ok()) send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
+      return end;
+    };
+  }
+  static grpc::Status CancelledEnd() {
+    return ErrorStatus(grpc::StatusCode::CANCELLED, v1::CANCELLED, "the mount was cancelled");
+  }
+
+  FakeServer server_;
+};
+
+TEST(DismApiUninitialised, EveryCallSaysSo) {
+  DismImageInfo* images = reinterpret_cast<DismImageInfo*>(8);
+  DismMountedImageInfo* mounts = nullptr;
+  DismString* text = nullptr;
+  UINT count = 7;
+  EXPECT_EQ(DismGetLastErrorMessage(&text), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_EQ(Mount(), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_THAT(LastError(), HasSubstr("DismInitialize"));
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_DISCARD_IMAGE, nullptr, nullptr, nullptr),
+            DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_EQ(DismGetImageInfo(L"/a.wim", &images, &count), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_EQ(images, nullptr);
+  EXPECT_EQ(count, 0u);
+  EXPECT_EQ(DismGetMountedImageInfo(&mounts, &count), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_EQ(DismShutdown(), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+}
+
+TEST(DismApiUninitialised, OfConcurrentInitialisationsOneWins) {
+  EXPECT_EQ(DismInitialize(static_cast<DismLogLevel>(4), nullptr, nullptr), E_INVALIDARG);
+  std::atomic<int> won{0}, lost{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      HRESULT hr = DismInitialize(DismLogErrorsWarningsInfoDebug, nullptr, L"/tmp");
+      if (hr == S_OK) ++won;
+      if (hr == DISMAPI_E_DISMAPI_ALREADY_INITIALIZED) ++lost;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(won, 1);
+  EXPECT_EQ(lost, 7);
+  EXPECT_EQ(DismShutdown(), S_OK);
+  EXPECT_EQ(DismInitialize(DismLogErrors, nullptr, nullptr), S_OK);  // again
+  EXPECT_EQ(DismShutdown(), S_OK);
+}
+
+TEST_F(DismApi, ArgumentsReachTheService) {
+  setenv("DISMD_DRIVES", "C:=/srv/c", 1);
+  EXPECT_EQ(
+      DismMountImage(L"C:\\test\\images\\my\x1F600.wim", L"c:\\test\\offline", 3, L"not looked at", DismImageIndex,
+                     DISM_MOUNT_READONLY | DISM_MOUNT_CHECK_INTEGRITY | DISM_MOUNT_OPTIMIZE | DISM_MOUNT_SUPPORT_EA,
+                     nullptr, nullptr, nullptr),
+      S_OK)
+      << LastError();
+  EXPECT_EQ(
+      DismMountImage(L"/a.wim", L"/m", 3, L"Fenêtre", DismImageName, DISM_MOUNT_READWRITE, nullptr, nullptr, nullptr),
+      S_OK);
+  EXPECT_EQ(DismMountImage(L"/a.wim", L"/m", 0, nullptr, DismImageName, DISM_MOUNT_READONLY, nullptr, nullptr, nullptr),
+            S_OK);
+  unsetenv("DISMD_DRIVES");
+  const auto mounts = server_.service.Mounts();
+  ASSERT_EQ(mounts.size(), 3u);
+  EXPECT_EQ(mounts[0].image_path(), "/srv/c/test/images/my\U0001F600.wim");
+  EXPECT_EQ(mounts[0].mount_path(), "/srv/c/test/offline");
+  EXPECT_EQ(mounts[0].image_index(), 3u);
+  EXPECT_TRUE(mounts[0].read_only());
+  EXPECT_TRUE(mounts[0].check_integrity());
+  EXPECT_FALSE(mounts[0].allow_other());
+  EXPECT_EQ(mounts[1].image_name(), "Fenêtre");
+  EXPECT_FALSE(mounts[1].read_only());
+  // The service tells what a missing name means: after the rows that come before it in the contract.
+  EXPECT_EQ(mounts[2].image_case(), v1::MountImageRequest::kImageName);
+  EXPECT_EQ(mounts[2].image_name(), "");
+}
+
+TEST_F(DismApi, BadArgumentsAreRefusedHere) {
+  const auto mount = [](PCWSTR image, PCWSTR path, int identifier, DWORD flags) {
+    return DismMountImage(image, path, 1, nullptr, static_cast<DismImageIdentifier>(identifier), flags, nullptr,
+                          nullptr, nullptr);
+  };
+  EXPECT_EQ(mount(nullptr, L"/mnt", 0, 1), E_INVALIDARG);
+  EXPECT_THAT(LastError(), HasSubstr("image path is NULL"));
+  EXPECT_EQ(mount(L"/a.wim", nullptr, 0, 1), E_INVALIDARG);
+  EXPECT_THAT(LastError(), HasSubstr("mount path is NULL"));
+  EXPECT_EQ(mount(L"", L"/mnt", 0, 1), E_INVALIDARG);
+  EXPECT_EQ(mount(L"Q:\\a.wim", L"/mnt", 0, 1), E_INVALIDARG);
+  EXPECT_THAT(LastError(), HasSubstr("DISMD_DRIVES"));
+  const wchar_t beyond_unicode[] = {L'/', static_cast<wchar_t>(0x110000), 0};
+  EXPECT_EQ(mount(beyond_unicode, L"/mnt", 0, 1), E_INVALIDARG);
+  EXPECT_EQ(mount(std::wstring(5000, L'/').c_str(), L"/mnt", 0, 1), E_INVALIDARG);
+  EXPECT_EQ(mount(L"/a.wim", L"/mnt", 3, 1), E_INVALIDARG);
+  EXPECT_EQ(mount(L"/a.wim", L"/mnt", DismImageNone, 1), DISMAPI_E_MUST_SPECIFY_INDEX_OR_NAME);
+  EXPECT_EQ(mount(L"/a.wim", L"/mnt", 0, 0x11), E_INVALIDARG);
+  EXPECT_THAT(LastError(), HasSubstr("0x00000010"));
+  EXPECT_EQ(Mount(reinterpret_cast<HANDLE>(0x1234)), E_HANDLE);
+  EXPECT_EQ(DismUnmountImage(nullptr, DISM_DISCARD_IMAGE, nullptr, nullptr, nullptr), E_INVALIDARG);
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_COMMIT_MASK, nullptr, nullptr, nullptr), E_INVALIDARG);
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_DISCARD_IMAGE | DISM_COMMIT_APPEND, nullptr, nullptr, nullptr),
+            E_INVALIDARG);
+  UINT count = 1;
+  DismImageInfo* images = nullptr;
+  EXPECT_EQ(DismGetImageInfo(L"/a.wim", nullptr, &count), E_INVALIDARG);
+  EXPECT_EQ(DismGetImageInfo(L"/a.wim", &images, nullptr), E_INVALIDARG);
+  EXPECT_EQ(DismGetImageInfo(nullptr, &images, &count), E_INVALIDARG);
+  EXPECT_EQ(DismGetMountedImageInfo(nullptr, &count), E_INVALIDARG);
+  EXPECT_EQ(DismGetLastErrorMessage(nullptr), E_INVALIDARG);
+  EXPECT_TRUE(server_.service.Mounts().empty());
+  EXPECT_TRUE(server_.service.Unmounts().empty());
+}
+
+TEST_F(DismApi, UnmountFlagsReachTheService) {
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_DISCARD_IMAGE, nullptr, nullptr, nullptr), S_OK);
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_COMMIT_IMAGE | DISM_COMMIT_APPEND, nullptr, nullptr, nullptr), S_OK);
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_COMMIT_GENERATE_INTEGRITY, nullptr, nullptr, nullptr), S_OK);
+  const auto unmounts = server_.service.Unmounts();
+  ASSERT_EQ(unmounts.size(), 3u);
+  EXPECT_EQ(unmounts[0].changes(), v1::CHANGES_DISCARD);
+  EXPECT_EQ(unmounts[1].changes(), v1::CHANGES_COMMIT);
+  EXPECT_TRUE(unmounts[1].commit().append());
+  EXPECT_FALSE(unmounts[1].commit().generate_integrity());
+  EXPECT_TRUE(unmounts[2].commit().generate_integrity());
+  server_.service.on_unmount = [](auto*, const auto&, const auto&) {
+    return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::MOUNT_BUSY, "bash (812) holds files in /mnt");
+  };
+  EXPECT_EQ(DismUnmountImage(L"/mnt", DISM_DISCARD_IMAGE, nullptr, nullptr, nullptr), _HRESULT_TYPEDEF_(0xC1420117));
+  EXPECT_EQ(LastError(), "bash (812) holds files in /mnt");
+}
+
+TEST_F(DismApi, ReasonsDecideWhateverTheCode) {
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    send(Snapshot(1));
+    return ErrorStatus(grpc::StatusCode::UNAVAILABLE, v1::MOUNT_POINT_NOT_EMPTY, "/mnt is not empty: ümläut");
+  };
+  EXPECT_EQ(Mount(), _HRESULT_TYPEDEF_(0xC1420114));
+  EXPECT_EQ(LastError(), "/mnt is not empty: ümläut");
+}
+
+TEST_F(DismApi, ErrorsWithoutReasonGoByTheirCode) {
+  const std::pair<grpc::StatusCode, HRESULT> rows[] = {
+      {grpc::StatusCode::UNIMPLEMENTED, E_NOTIMPL},          {grpc::StatusCode::INTERNAL, E_FAIL},
+      {grpc::StatusCode::PERMISSION_DENIED, E_ACCESSDENIED}, {grpc::StatusCode::CANCELLED, kCancelled},
+      {grpc::StatusCode::INVALID_ARGUMENT, E_INVALIDARG},    {grpc::StatusCode::UNKNOWN, E_FAIL},
+  };
+  for (const auto& [code, hresult] : rows) {
+    server_.service.on_mount = [code = code](auto*, const auto&, const auto&) { return grpc::Status(code, "words"); };
+    EXPECT_EQ(Mount(), hresult) << code;
+    EXPECT_EQ(LastError(), "words");
+  }
+  // Details that are no google.rpc.Status.
+  server_.service.on_mount = [](auto*, const auto&, const auto&) {
+    return grpc::Status(grpc::StatusCode::INTERNAL, "words", "\x1a\xff\xff\xff\xff\x7fgarbage");
+  };
+  EXPECT_EQ(Mount(), E_FAIL);
+  // A stream that ends well without an outcome.
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    send(Snapshot(50));
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Mount(), E_FAIL);
+}
+
+TEST_F(DismApi, AServiceThatComesBackIsFoundAtOnce) {
+  EXPECT_EQ(Mount(), S_OK);
+  server_.Stop();
+  EXPECT_EQ(Mount(), kServerUnavailable);
+  EXPECT_THAT(LastError(), HasSubstr("no dismd service answers at unix:" + server_.socket_path()));
+  EXPECT_THAT(LastError(), HasSubstr("systemctl start dismd"));
+  EXPECT_EQ(Mount(), kServerUnavailable);
+  server_.Start();
+  EXPECT_EQ(Mount(), S_OK) << LastError();
+}
+
+TEST_F(DismApi, ALostConnectionIsToldApart) {
+  absl::Notification begun;
+  server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
+    send(Snapshot(10));
+    begun.Notify();
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  std::thread stopper([&] {
+    begun.WaitForNotification();
+    server_.Stop();
+  });
+  EXPECT_EQ(Mount(), kServerUnavailable);
+  stopper.join();
+  EXPECT_THAT(LastError(), HasSubstr("was lost in the middle of operation op-1"));
+}
+
+TEST_F(DismApi, AddressesThatMakeNoSense) {
+  setenv("DISMD_ADDRESS", "tcp:nowhere", 1);
+  EXPECT_EQ(Mount(), kServerUnavailable);
+  EXPECT_THAT(LastError(), HasSubstr("DISMD_ADDRESS"));
+}
+
+TEST_F(DismApi, ProgressNeverGoesBackAndEndsAtTotal) {
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    for (uint32_t current : {0, 30, 20, 60, 60, 100}) {
+      send(Snapshot(current));
+      // Snapshots that come too fast are skipped; here each shall be seen.
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    }
+    send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  Recorder recorder;
+  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
+  EXPECT_EQ(recorder.thread, std::this_thread::get_id());
+  ASSERT_FALSE(recorder.calls.empty());
+  for (size_t i = 1; i < recorder.calls.size(); ++i) EXPECT_GT(recorder.calls[i].first, recorder.calls[i - 1].first);
+  for (const auto& [current, total] : recorder.calls) EXPECT_EQ(total, 100u);
+  EXPECT_EQ(recorder.calls.back().first, 100u);
+  EXPECT_GE(recorder.calls.size(), 3u);
+}
+
+TEST_F(DismApi, ProgressComesAtLeastOnceOnSuccessAndNeverReachesTotalOnFailure) {
+  Recorder recorder;
+  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
+  EXPECT_THAT(recorder.calls, ElementsAre(std::pair(100u, 100u)));
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    send(Snapshot(100));
+    return ErrorStatus(grpc::StatusCode::INTERNAL, v1::WORKER_DIED, "the worker died");
+  };
+  recorder.calls.clear();
+  EXPECT_EQ(Mount(nullptr, &recorder), _HRESULT_TYPEDEF_(0x8007042B));
+  for (const auto& [current, total] : recorder.calls) EXPECT_LT(current, total);
+}
+
+TEST_F(DismApi, ASlowCallbackDoesNotHoldTheCallUp) {
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    for (uint32_t i = 0; i < 100; ++i) send(Snapshot(i));
+    send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  Recorder recorder;
+  recorder.also = [](UINT) { std::this_thread::sleep_for(std::chrono::milliseconds(100)); };
+  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
+  EXPECT_LT(recorder.calls.size(), 20u);
+  EXPECT_EQ(recorder.calls.back().first, 100u);
+}
+
+TEST_F(DismApi, ASignalledEventCancelsBeforeAnythingIsAsked) {
+  for (BOOL manual : {TRUE, FALSE}) {
+    HANDLE event = CreateEventW(nullptr, manual, TRUE, nullptr);
+    ASSERT_NE(event, nullptr);
+    EXPECT_EQ(DismMountImage(nullptr, nullptr, 0, nullptr, DismImageName, 0, event, nullptr, nullptr), kCancelled);
+    EXPECT_TRUE(server_.service.Mounts().empty());
+    EXPECT_THAT(LastError(), HasSubstr("cancelled"));
+    // The auto-reset one was reset by it.
+    if (manual) {
+      EXPECT_EQ(Mount(event), kCancelled);
+    }
+    EXPECT_EQ(ResetEvent(event), TRUE);
+    if (!manual) {
+      EXPECT_EQ(Mount(event), S_OK);
+    }
+    EXPECT_EQ(CloseHandle(event), TRUE);
+    EXPECT_EQ(CloseHandle(event), FALSE);
+    EXPECT_EQ(SetEvent(event), FALSE);
+    EXPECT_EQ(ResetEvent(event), FALSE);
+    EXPECT_EQ(Mount(event), E_HANDLE);
+  }
+  EXPECT_EQ(CreateEventW(nullptr, TRUE, FALSE, L"named"), nullptr);
+}
+
+TEST_F(DismApi, CancellingFromTheProgressCallback) {
+  for (BOOL manual : {TRUE, FALSE}) {
+    server_.service.cancelled = std::make_unique<absl::Notification>();
+    MountWaitsForCancel(CancelledEnd());
+    HANDLE event = CreateEventW(nullptr, manual, FALSE, nullptr);
+    Recorder recorder;
+    recorder.also = [event](UINT) { SetEvent(event); };
+    EXPECT_EQ(Mount(event, &recorder), kCancelled);
+    EXPECT_EQ(LastError(), "the mount was cancelled");
+    EXPECT_THAT(recorder.calls, ElementsAre(std::pair(10u, 100u)));
+    CloseHandle(event);
+  }
+}
+
+TEST_F(DismApi, CancellingFromAnotherThreadTakesMilliseconds) {
+  std::vector<double> milliseconds;
+  for (int i = 0; i < 20; ++i) {
+    server_.service.cancelled = std::make_unique<absl::Notification>();
+    absl::Notification begun;
+    server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
+      send(Snapshot(10));
+      begun.Notify();
+      server_.service.cancelled->WaitForNotification();
+      return CancelledEnd();
+    };
+    HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
+    Clock::time_point signalled;
+    std::thread canceller([&] {
+      begun.WaitForNotification();
+      signalled = Clock::now();
+      SetEvent(event);
+      CloseHandle(event);  // the call goes on with it
+    });
+    EXPECT_EQ(Mount(event), kCancelled);
+    const auto end = Clock::now();
+    canceller.join();
+    milliseconds.push_back(std::chrono::duration<double, std::milli>(end - signalled).count());
+  }
+  std::sort(milliseconds.begin(), milliseconds.end());
+  RecordProperty("median_us", static_cast<int>(milliseconds[10] * 1000));
+  EXPECT_LT(milliseconds[10], 100) << "median over 20";
+}
+
+TEST_F(DismApi, ALateCancellationSucceeds) {
+  MountWaitsForCancel(grpc::Status::OK);
+  HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
+  Recorder recorder;
+  recorder.also = [event](UINT) { SetEvent(event); };
+  EXPECT_EQ(Mount(event, &recorder), S_OK);
+  EXPECT_EQ(recorder.calls.back(), std::pair(100u, 100u));
+  CloseHandle(event);
+}
+
+TEST_F(DismApi, AHangingServiceDoesNotHoldACancelledCall) {
+  absl::Notification gone;
+  server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto&) {
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    gone.Notify();
+    return grpc::Status::CANCELLED;
+  };
+  HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
+  std::thread canceller([&] { SetEvent(event); });
+  const auto start = Clock::now();
+  EXPECT_EQ(Mount(event), kCancelled);
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(15));
+  canceller.join();
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10))) << "the stream was not cut";
+  CloseHandle(event);
+}
+
+TEST_F(DismApi, NoExceptionLeavesTheLibrary) {
+  absl::Notification gone;
+  server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
+    send(Snapshot(10));
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    gone.Notify();
+    return grpc::Status::CANCELLED;
+  };
+  Recorder recorder;
+  recorder.also = [](UINT) { throw std::runtime_error("thrown by the program"); };
+  EXPECT_EQ(Mount(nullptr, &recorder), E_FAIL);
+  EXPECT_EQ(LastError(), "thrown by the program");
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
+    send(Snapshot(10));
+    return grpc::Status(grpc::StatusCode::INTERNAL, "not reached by the outcome");
+  };
+  recorder.also = [](UINT) { throw std::bad_alloc(); };
+  EXPECT_EQ(Mount(nullptr, &recorder), E_OUTOFMEMORY);
+  recorder.also = [](UINT) { throw 42; };
+  EXPECT_EQ(Mount(nullptr, &recorder), E_FAIL);
+}
+
+TEST_F(DismApi, LastErrorsBelongToTheirThread) {
+  server_.service.on_mount = [](auto*, const v1::MountImageRequest& request, const auto&) {
+    return ErrorStatus(grpc::StatusCode::NOT_FOUND, v1::IMAGE_NOT_FOUND, request.image_path());
+  };
+  EXPECT_EQ(LastError(), "");
+  EXPECT_EQ(Mount(), E_INVALIDARG);
+  std::thread([] {
+    EXPECT_EQ(LastError(), "");
+    EXPECT_EQ(DismUnmountImage(nullptr, 0, nullptr, nullptr, nullptr), E_INVALIDARG);
+    EXPECT_THAT(LastError(), HasSubstr("NULL"));
+  }).join();
+  EXPECT_EQ(LastError(), "/images/a.wim");
+  EXPECT_EQ(LastError(), "/images/a.wim");
+  server_.service.on_mount = nullptr;
+  EXPECT_EQ(Mount(), S_OK);
+  EXPECT_EQ(LastError(), "");
+}
+
+TEST_F(DismApi, ImageInfoHasEveryField) {
+  server_.service.on_info = [](const v1::GetImageInfoRequest& request, v1::GetImageInfoResponse* response) {
+    EXPECT_EQ(request.image_path(), "/a.wim");
+    v1::ImageInfo* image = response->add_images();
+    image->set_image_type(v1::IMAGE_TYPE_WIM);
+    image->set_image_index(1);
+    image->set_image_name("Näme");
+    image->set_image_description("Description");
+    image->set_image_size(uint64_t{5} << 32);
+    image->set_architecture(9);
+    image->set_product_name("Product");
+    image->set_edition_id("Edition");
+    image->set_installation_type("Client");
+    image->set_hal("acpiapic");
+    image->set_product_type("WinNT");
+    image->set_product_suite("Terminal Server");
+    image->set_major_version(10);
+    image->set_minor_version(1);
+    image->set_build(19041);
+    image->set_service_pack_build(508);
+    image->set_service_pack_level(2);
+    image->set_bootable(v1::BOOTABLE_NO);
+    image->set_system_root("WINDOWS");
+    image->add_languages("de-DE");
+    image->add_languages("en-US");
+    image->set_default_language_index(1);
+    image->set_directory_count(uint64_t{1} << 40);
+    image->set_file_count(1234);
+    image->set_creation_time(132'223'104'001'230'000);  // 2020-01-01 00:00:00.123
+    response->add_images()->set_image_type(v1::IMAGE_TYPE_VHD);
+    return grpc::Status::OK;
+  };
+  DismImageInfo* images = nullptr;
+  UINT count = 0;
+  ASSERT_EQ(DismGetImageInfo(L"/a.wim", &images, &count), S_OK);
+  ASSERT_EQ(count, 2u);
+  // Members of packed structures cannot be bound to references: copies.
+  const DismImageInfo image = images[0];
+  EXPECT_EQ(+image.ImageType, +DismImageTypeWim);
+  EXPECT_EQ(+image.ImageIndex, 1u);
+  EXPECT_STREQ(+image.ImageName, L"Näme");
+  EXPECT_STREQ(+image.ImageDescription, L"Description");
+  EXPECT_EQ(+image.ImageSize, uint64_t{5} << 32);
+  EXPECT_EQ(+image.Architecture, 9u);
+  EXPECT_STREQ(+image.ProductName, L"Product");
+  EXPECT_STREQ(+image.EditionId, L"Edition");
+  EXPECT_STREQ(+image.InstallationType, L"Client");
+  EXPECT_STREQ(+image.Hal, L"acpiapic");
+  EXPECT_STREQ(+image.ProductType, L"WinNT");
+  EXPECT_STREQ(+image.ProductSuite, L"Terminal Server");
+  EXPECT_EQ(+image.MajorVersion, 10u);
+  EXPECT_EQ(+image.MinorVersion, 1u);
+  EXPECT_EQ(+image.Build, 19041u);
+  EXPECT_EQ(+image.SpBuild, 508u);
+  EXPECT_EQ(+image.SpLevel, 2u);
+  EXPECT_EQ(+image.Bootable, +DismImageBootableNo);
+  EXPECT_STREQ(+image.SystemRoot, L"WINDOWS");
+  ASSERT_EQ(+image.LanguageCount, 2u);
+  EXPECT_STREQ(image.Language[0].Value, L"de-DE");
+  EXPECT_STREQ(image.Language[1].Value, L"en-US");
+  EXPECT_EQ(+image.DefaultLanguageIndex, 1u);
+  ASSERT_NE(+image.CustomizedInfo, nullptr);
+  DismWimCustomizedInfo more;
+  memcpy(&more, image.CustomizedInfo, sizeof(more));
+  EXPECT_EQ(more.Size, sizeof(more));
+  EXPECT_EQ(more.DirectoryCount, 0xFFFFFFFFu);
+  EXPECT_EQ(more.FileCount, 1234u);
+  EXPECT_EQ(more.CreatedTime.wYear, 2020);
+  EXPECT_EQ(more.CreatedTime.wMonth, 1);
+  EXPECT_EQ(more.CreatedTime.wDay, 1);
+  EXPECT_EQ(more.CreatedTime.wDayOfWeek, 3);
+  EXPECT_EQ(more.CreatedTime.wHour, 0);
+  EXPECT_EQ(more.CreatedTime.wMilliseconds, 123);
+  EXPECT_EQ(more.ModifiedTime.wYear, 0);
+  const DismImageInfo disk = images[1];
+  EXPECT_EQ(+disk.ImageType, +DismImageTypeVhd);
+  EXPECT_STREQ(+disk.ImageName, L"");
+  EXPECT_EQ(+disk.CustomizedInfo, nullptr);
+  EXPECT_EQ(+disk.Language, nullptr);
+  EXPECT_EQ(+disk.Bootable, +DismImageBootableUnknown);
+
+  int local = 0;
+  EXPECT_EQ(DismDelete(&local), E_INVALIDARG);
+  EXPECT_EQ(DismDelete(&images[1]), E_INVALIDARG);
+  EXPECT_EQ(DismDelete(images), S_OK);
+  EXPECT_EQ(DismDelete(images), E_INVALIDARG);
+  EXPECT_EQ(DismDelete(nullptr), S_OK);
+}
+
+TEST_F(DismApi, MountedImagesAndNone) {
+  DismMountedImageInfo* mounts = reinterpret_cast<DismMountedImageInfo*>(8);
+  UINT count = 9;
+  EXPECT_EQ(DismGetMountedImageInfo(&mounts, &count), S_OK);
+  EXPECT_EQ(mounts, nullptr);
+  EXPECT_EQ(count, 0u);
+  server_.service.on_list = [](v1::ListMountsResponse* response) {
+    const v1::MountStatus states[] = {v1::MOUNT_STATUS_OK, v1::MOUNT_STATUS_NEEDS_REMOUNT, v1::MOUNT_STATUS_INVALID};
+    for (uint32_t i = 0; i < 3; ++i) {
+      v1::Mount* mount = response->add_mounts();
+      mount->set_mount_path("/mnt/" + std::to_string(i));
+      mount->set_image_path("/images/a.wim");
+      mount->set_image_index(i + 1);
+      mount->set_read_only(i == 0);
+      mount->set_status(states[i]);
+    }
+    return grpc::Status::OK;
+  };
+  ASSERT_EQ(DismGetMountedImageInfo(&mounts, &count), S_OK);
+  ASSERT_EQ(count, 3u);
+  for (UINT i = 0; i < count; ++i) {
+    const DismMountedImageInfo mount = mounts[i];
+    EXPECT_EQ(std::wstring(mount.MountPath), L"/mnt/" + std::to_wstring(i));
+    EXPECT_EQ(std::wstring(mount.ImageFilePath), L"/images/a.wim");
+    EXPECT_EQ(+mount.ImageIndex, i + 1);
+    EXPECT_EQ(+mount.MountMode, i == 0 ? +DismReadOnly : +DismReadWrite);
+    EXPECT_EQ(static_cast<UINT>(mount.MountStatus), i);
+  }
+  EXPECT_EQ(DismDelete(mounts), S_OK);
+}
+
+size_t EntriesOf(const char* directory) {
+  size_t count = 0;
+  DIR* dir = opendir(directory);
+  while (readdir(dir) != nullptr) ++count;
+  closedir(dir);
+  return count;
+}
+
+TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
+  const auto calls = [this](int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      server_.service.cancelled = std::make_unique<absl::Notification>();
+      HANDLE event = CreateEventW(nullptr, i % 2, FALSE, nullptr);
+      if (i % 10 == 0) {
+        MountWaitsForCancel(CancelledEnd());
+        Recorder recorder;
+        recorder.also = [event](UINT) { SetEvent(event); };
+        EXPECT_EQ(Mount(event, &recorder), kCancelled);
+      } else {
+        server_.service.on_mount = nullptr;
+        EXPECT_EQ(Mount(event), S_OK);
+      }
+      DismMountedImageInfo* mounts = nullptr;
+      UINT count = 0;
+      EXPECT_EQ(DismGetMountedImageInfo(&mounts, &count), S_OK);
+      CloseHandle(event);
+    }
+  };
+  calls(50);
+  const size_t threads = EntriesOf("/proc/self/task"), fds = EntriesOf("/proc/self/fd");
+  calls(1000);
+  // gRPC's pools breathe by a few threads; a leak would be hundreds.
+  EXPECT_LE(EntriesOf("/proc/self/task"), threads + 8);
+  EXPECT_LE(EntriesOf("/proc/self/fd"), fds + 2);
+}
+
+TEST_F(DismApi, ThreadsCallAtOnce) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([] {
+      for (int k = 0; k < 50; ++k) EXPECT_EQ(Mount(), S_OK);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(server_.service.Mounts().size(), 400u);
+}
+
+TEST_F(DismApi, AForkedChildIsToldToExec) {
+  EXPECT_EQ(Mount(), S_OK);
+  pid_t child = fork();
+  if (child == 0) {
+    bool right = Mount() == E_FAIL && LastError().find("exec") != std::string::npos;
+    _exit(right ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+}  // namespace
+}  // namespace dismd::testing
