@@ -165,7 +165,7 @@ class FuseServer::Impl {
   }
 
   void ServeOnThisThread() {
-    ServingThread self(kRequestBufferBytes, kFuseMaxRead, RequestSource::Turn([this] { OnIdle(); }));
+    ServingThread self(kRequestBufferBytes, kFuseMaxRead, RequestSource::Turn([this](bool all) { OnIdle(all); }));
     ServingThread::Current() = &self;
     if (self.request.valid() && self.reply.valid()) {
       absl::Span<char> buffer = self.request.first(self.request.size() - kRequestSlack);
@@ -181,6 +181,7 @@ class FuseServer::Impl {
   void Serve(ServingThread& self, size_t size) {
     char* request = self.request.data();
     context_.requests.fetch_add(1, std::memory_order_relaxed);
+    if (idle_.load(std::memory_order_relaxed) && idle_.exchange(false) && options_.on_busy) options_.on_busy();
     if (!IsWellFormed(request, size)) {
       if (size >= sizeof(fuse_in_header)) Refuse(HeaderOf(request), EIO);
       return;
@@ -258,12 +259,14 @@ class FuseServer::Impl {
     return -fuse_lowlevel_notify_store(session_, node, 0, &data, static_cast<fuse_buf_copy_flags>(0));
   }
 
-  // On each serving thread, once after it had nothing to do for a while.
-  void OnIdle() {
+  // On each serving thread, once after it had nothing to do for a while; `all`: nobody has.
+  void OnIdle(bool all) {
     ServingThread::Current()->request.Discard();
     ServingThread::Current()->reply.Discard();
+    if (!all) return;
     if (store_ahead_.has_value()) store_ahead_->Trim();
     if (options_.on_idle) options_.on_idle();
+    idle_.store(true, std::memory_order_relaxed);
   }
 
   void Leave() {
@@ -282,6 +285,7 @@ class FuseServer::Impl {
   std::vector<SmallThread> threads_;
   std::atomic<int> running_{0};
   std::atomic<bool> initialized_{false};
+  std::atomic<bool> idle_{true};
 
   mutable absl::Mutex mutex_;
   InitExchange init_ ABSL_GUARDED_BY(mutex_);

@@ -32,8 +32,10 @@ struct FuseServerOptions {
   uint32_t read_ahead = 1 << 20;  // bytes; the kernel takes the smaller of this and the device's
   bool read_only = true;          // unlimited lifetimes, no open and opendir
   bool store_ahead = true;        // push small files of a directory that is being read into the page cache
-  // Runs on each serving thread when it has had nothing to do for a while: a chance to give memory back.
+  // Runs (on a serving thread) when nothing was asked for a while: a chance to give memory back.
   std::function<void()> on_idle;
+  // Runs at the first request, and at the first one after on_idle.
+  std::function<void()> on_busy;
 };
 
 class FuseServer {

@@ -109,23 +109,22 @@ bool RequestSource::TakeTurn(Turn* turn) {
 }
 
 void RequestSource::SleepUntilNeeded(Turn* turn) {
-  bool idle = false;
-  {
-    absl::MutexLock lock(&mutex_);
-    ++sleeping_;
-    while (turn_taken_ && help_wanted_ == 0 && !ended_.load(std::memory_order_relaxed)) {
-      if (idle) {
-        needed_.Wait(&mutex_);
-      } else if (needed_.WaitWithTimeout(&mutex_, absl::Milliseconds(kIdleMilliseconds))) {
-        idle = true;
-        mutex_.Unlock();
-        turn->on_idle_();
-        mutex_.Lock();
-      }
+  bool told_idle = false;
+  mutex_.Lock();
+  ++sleeping_;
+  while (turn_taken_ && help_wanted_ == 0 && !ended_.load(std::memory_order_relaxed)) {
+    if (told_idle) {
+      needed_.Wait(&mutex_);
+    } else if (needed_.WaitWithTimeout(&mutex_, absl::Milliseconds(kIdleMilliseconds))) {
+      told_idle = true;
+      mutex_.Unlock();
+      turn->on_idle_(/*all=*/false);
+      mutex_.Lock();
     }
-    --sleeping_;
-    if (help_wanted_ > 0) --help_wanted_;
   }
+  --sleeping_;
+  if (help_wanted_ > 0) --help_wanted_;
+  mutex_.Unlock();
 }
 
 void RequestSource::InviteHelp() {
@@ -176,7 +175,7 @@ void RequestSource::Block(Turn* turn) {
     ready = epoll_wait(epoll_.get(), events, 2, kIdleMilliseconds);
   } while (ready < 0 && errno == EINTR);
   if (ready != 0) return;
-  turn->on_idle_();
+  turn->on_idle_(/*all=*/true);
   do {
     ready = epoll_wait(epoll_.get(), events, 2, -1);
   } while (ready < 0 && errno == EINTR);

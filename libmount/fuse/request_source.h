@@ -25,6 +25,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -39,13 +40,14 @@ class RequestSource {
   // One for each receiving thread.
   class Turn {
    public:
-    // `on_idle` runs on the thread when nothing came for kIdleMilliseconds: a chance to give memory back.
-    explicit Turn(std::function<void()> on_idle) : on_idle_(std::move(on_idle)) {}
+    // `on_idle` runs on the thread when it had nothing to do for a while: a chance to give memory back. Its argument
+    // tells whether nothing at all came (else other threads are at work).
+    explicit Turn(std::function<void(bool all)> on_idle) : on_idle_(std::move(on_idle)) {}
 
    private:
     friend class RequestSource;
     bool held_ = false;
-    std::function<void()> on_idle_;
+    std::function<void(bool)> on_idle_;
   };
 
   RequestSource() = default;

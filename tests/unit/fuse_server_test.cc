@@ -411,18 +411,19 @@ TEST_F(FuseServerTest, StopWakesIdleThreads) {
   EXPECT_TRUE(end_status_.ok()) << end_status_;
 }
 
-TEST_F(FuseServerTest, IdleThreadsAreTold) {
-  std::atomic<int> idle{0};
-  absl::Notification told;
+TEST_F(FuseServerTest, TellsWhenItIsIdleAndBusyAgain) {
+  std::atomic<int> busy{0};
+  absl::Notification idle;
   FuseServerOptions options;
-  options.threads = 2;
-  options.on_idle = [&] {
-    if (++idle == 2) told.Notify();
-  };
+  options.on_idle = [&] { idle.Notify(); };
+  options.on_busy = [&] { ++busy; };
   Start(options);
   kernel_.Init();
-  EXPECT_TRUE(told.WaitForNotificationWithTimeout(kPatience));
-  EXPECT_EQ(kernel_.Read(file_, 0, 4096).body, std::string(4096, 'n')) << "and serve on afterwards";
+  EXPECT_EQ(busy, 1);
+  ASSERT_TRUE(idle.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_EQ(kernel_.Read(file_, 0, 4096).body, std::string(4096, 'n')) << "its buffers were given back";
+  EXPECT_EQ(kernel_.GetAttr(file_).error, 0);
+  EXPECT_EQ(busy, 2);
   End();
 }
 

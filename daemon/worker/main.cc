@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// dismd-worker: serves one mount. Started by dismd only, with descriptors for everything that it may touch (sandbox.h).
+//
+//   dismd-worker --mount-id=ID --operation-id=ID
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <string_view>
+#include <utility>
+
+#include "daemon/worker/sandbox.h"
+#include "daemon/worker/worker.h"
+#include "libmount/base/log.h"
+#include "libmount/wim/wim_file.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+// The leak checker would trace the process, which the sandbox forbids.
+extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
+
+namespace {
+
+using libmount::Log;
+using libmount::Severity;
+using libmount::UniqueFd;
+
+// Each further heap costs its own free memory; the threads of a worker seldom allocate at once.
+constexpr int kHeaps = 2;
+
+libmount::LogContext ParseArguments(int argc, char** argv) {
+  constexpr std::string_view kMountId = "--mount-id=", kOperationId = "--operation-id=";
+  libmount::LogContext log;
+  log.uid = getuid();
+  for (int i = 1; i < argc; ++i) {
+    std::string_view argument = argv[i];
+    if (argument.starts_with(kMountId)) log.mount_id = argument.substr(kMountId.size());
+    if (argument.starts_with(kOperationId)) log.operation_id = argument.substr(kOperationId.size());
+  }
+  return log;
+}
+
+int Fail(const libmount::LogContext& log, const absl::Status& status) {
+  Log(Severity::kError, log, status.ToString());
+  return EXIT_FAILURE;
+}
+
+int Main(int argc, char** argv) {
+  mallopt(M_ARENA_MAX, kHeaps);
+  libmount::LogContext log = ParseArguments(argc, argv);
+  absl::Status checked = dismd::CheckDescriptors();
+  libmount::InitLogging("worker");  // behind the check, which closes what it does not know
+  if (!checked.ok()) return Fail(log, checked);
+
+  dismd::WorkerOptions options;
+  options.control = UniqueFd(dismd::kControlFd);
+  options.broker = UniqueFd(dismd::kBrokerFd);
+  options.image = UniqueFd(dismd::kImageFd);
+  options.log = log;
+  options.open_image = &libmount::WimFile::Open;
+  // Never destroyed: a thread may be waiting for a file system that does not answer, and the process can end without
+  // it.
+  auto* worker = new dismd::Worker(std::move(options));
+  if (absl::Status status = dismd::EnterSandbox(); !status.ok()) return Fail(log, status);
+  if (absl::Status status = worker->Run(); !status.ok()) return Fail(log, status);
+  return EXIT_SUCCESS;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { _exit(Main(argc, argv)); }

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What a worker gives up before it looks at the first byte of an image.
+//
+// A worker parses what anybody may have crafted, under its user's uid. It holds the descriptors that it was given and
+// can get no other: the kernel refuses to open, execute, connect, trace, mount or signal for it. What it still
+// can do is read the image, answer the kernel, ask the broker for a file beside the image, and compute.
+//
+// Thread safety: called once, before threads.
+
+#ifndef DAEMON_WORKER_SANDBOX_H_
+#define DAEMON_WORKER_SANDBOX_H_
+
+#include "absl/status/status.h"
+
+namespace dismd {
+
+// The descriptors that a worker is started with.
+inline constexpr int kControlFd = 3;  // to the front
+inline constexpr int kBrokerFd = 4;
+inline constexpr int kImageFd = 5;
+
+// That these descriptors are what they should be; closes all others but 0, 1 and 2.
+absl::Status CheckDescriptors();
+
+// Drops capabilities and every way to gain any, sets limits, and filters system calls.
+absl::Status EnterSandbox();
+
+// The part of EnterSandbox that filters system calls: for all threads made from now on too.
+absl::Status FilterSystemCalls();
+
+}  // namespace dismd
+
+#endif  // DAEMON_WORKER_SANDBOX_H_

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "daemon/worker/siblings.h"
+
+#include <sys/stat.h>
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "libmount/base/reason.h"
+
+namespace dismd {
+namespace {
+
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::UniqueFd;
+
+// The broker's own deadline for opening is shorter.
+constexpr absl::Duration kOpenTimeout = absl::Seconds(60);
+constexpr absl::Duration kCancelInterval = absl::Milliseconds(5);
+
+absl::StatusOr<UniqueFd> Judge(const internal::OpenedSibling& answer, std::vector<UniqueFd> fds) {
+  if (answer.has_error()) {
+    // The reason is what matters; a number that is none is kUnspecified's business.
+    return MakeError(static_cast<Reason>(answer.error().reason()), answer.error().message());
+  }
+  struct stat st;
+  if (fds.size() != 1 || fstat(fds[0].get(), &st) != 0 || !S_ISREG(st.st_mode)) {
+    return MakeError(Reason::kPartMissing, "what lies beside the image is not a regular file");
+  }
+  return std::move(fds[0]);
+}
+
+}  // namespace
+
+absl::StatusOr<UniqueFd> Siblings::Open(std::string_view name, const libmount::OperationMonitor& monitor) {
+  if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos) {
+    return MakeError(Reason::kInvalidPath,
+                     absl::StrCat("not the name of a file beside the image: ", std::string(name)));
+  }
+  internal::WorkerToBroker request;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (gone_) return MakeError(Reason::kShuttingDown, "the service is ending; no further file can be opened");
+    request.mutable_open_sibling()->set_request_id(++last_request_);
+    answer_.reset();
+  }
+  request.mutable_open_sibling()->set_name(std::string(name));
+  if (absl::Status sent = broker_->Send(request); !sent.ok()) return sent;
+
+  const absl::Time deadline = absl::Now() + kOpenTimeout;
+  absl::MutexLock lock(&mutex_);
+  while (!answer_.has_value()) {
+    auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return answer_.has_value() || gone_; };
+    mutex_.AwaitWithTimeout(absl::Condition(&done), kCancelInterval);
+    if (answer_.has_value()) break;
+    if (monitor.cancelled()) return CheckCancelled(monitor);
+    if (gone_) return MakeError(Reason::kShuttingDown, "the service is ending; no further file can be opened");
+    if (absl::Now() > deadline) {
+      return MakeError(Reason::kPathTimedOut, absl::StrCat("opening ", std::string(name), " took too long"));
+    }
+  }
+  absl::StatusOr<UniqueFd> answer = *std::move(answer_);
+  answer_.reset();
+  return answer;
+}
+
+void Siblings::OnOpened(const internal::OpenedSibling& answer, std::vector<UniqueFd> fds) {
+  absl::StatusOr<UniqueFd> judged = Judge(answer, std::move(fds));
+  absl::MutexLock lock(&mutex_);
+  if (answer.request_id() == last_request_) answer_ = std::move(judged);
+}
+
+void Siblings::GiveUp() {
+  absl::MutexLock lock(&mutex_);
+  gone_ = true;
+}
+
+}  // namespace dismd

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Siblings: files beside the image, which the sandboxed worker cannot open itself: it asks the broker, by name.
+//
+// Open waits on the thread that needs the file; the thread that receives from the broker hands the answer in.
+//
+// Thread safety: Open from one thread at a time; OnOpened and GiveUp from any other.
+
+#ifndef DAEMON_WORKER_SIBLINGS_H_
+#define DAEMON_WORKER_SIBLINGS_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "daemon/ipc/channel.h"
+#include "dismd/internal/control.pb.h"
+#include "libmount/base/monitor.h"
+#include "libmount/base/unique_fd.h"
+
+namespace dismd {
+
+class Siblings {
+ public:
+  // `broker` must outlive the object.
+  explicit Siblings(Channel* broker) : broker_(broker) {}
+
+  // kCancelled within milliseconds of the monitor's; kPathTimedOut when the broker does not answer in time.
+  absl::StatusOr<libmount::UniqueFd> Open(std::string_view name, const libmount::OperationMonitor& monitor);
+
+  // An answer of the broker's. One that nobody waits for is dropped, with its descriptor.
+  void OnOpened(const internal::OpenedSibling& answer, std::vector<libmount::UniqueFd> fds);
+
+  // The broker has gone: fails the waiting Open and all later ones.
+  void GiveUp();
+
+ private:
+  Channel* const broker_;
+  absl::Mutex mutex_;
+  uint64_t last_request_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<absl::StatusOr<libmount::UniqueFd>> answer_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace dismd
+
+#endif  // DAEMON_WORKER_SIBLINGS_H_

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// What a worker does outside its main thread: the long requests, and what serving threads and the tree tell.
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/worker/image_info_message.h"
+#include "daemon/worker/worker.h"
+#include "libmount/base/reason.h"
+#include "libmount/base/test_seam.h"
+
+namespace dismd {
+namespace {
+
+using libmount::Log;
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::Severity;
+using libmount::UniqueFd;
+
+// Each is a log line and an event; an image made to annoy has as many as files.
+constexpr int kMostDamagesTold = 100;
+
+int CpuCount() {
+  cpu_set_t cpus;
+  return sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+}
+
+}  // namespace
+
+void Worker::StartTask(uint64_t request_id, Task task) {
+  if (task_running_) {
+    link_.SendError(request_id, absl::FailedPreconditionError("the worker is busy with another request"));
+    return;
+  }
+  EndTask();
+  task_monitor_ = std::make_shared<RequestMonitor>(request_id, &link_);
+  task_running_ = true;
+  task_thread_.emplace();
+  absl::Status started = task_thread_->Start("task", [this, monitor = task_monitor_, task = std::move(task)] {
+    absl::Status status = task(*monitor);
+    task_running_ = false;  // also where the task has answered: see Answer
+    if (!status.ok()) link_.SendError(monitor->request_id(), status);
+  });
+  if (started.ok()) return;
+  task_running_ = false;
+  link_.SendError(request_id, MakeError(Reason::kOutOfResources, started.ToString()));
+}
+
+void Worker::EndTask() { task_thread_.reset(); }
+
+// A task's last word. The front may send its next request as soon as it has read it, so the task counts as over before.
+void Worker::Answer(const internal::WorkerToFront& message) {
+  task_running_ = false;
+  link_.Send(message);
+}
+
+absl::StatusOr<std::unique_ptr<libmount::WimFile>> Worker::OpenFile(const std::string& name, RequestMonitor& monitor) {
+  UniqueFd image = image_.Duplicate();
+  if (!image) return libmount::MakeErrnoError(Reason::kOutOfResources, errno, "duplicating the image's descriptor");
+  libmount::SiblingOpener open_sibling = [this, &monitor](std::string_view sibling) {
+    return siblings_.Open(sibling, monitor);
+  };
+  libmount::TestSeam("worker-opening", [&] { return monitor.cancelled(); });
+  if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
+  return open_image_(std::move(image), name, open_sibling, monitor);
+}
+
+absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonitor& monitor) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (tree_ != nullptr) return absl::FailedPreconditionError("the worker has opened its image already");
+  }
+  if (!request.read_only()) {
+    return MakeError(Reason::kNotImplemented, "this version mounts images read-only; ask for a read-only mount");
+  }
+  auto file = OpenFile(request.image_name_for_messages(), monitor);
+  if (!file.ok()) return file.status();
+  file_ = *std::move(file);
+  if (file_->is_marked_write_in_progress()) {
+    Log(Severity::kWarning, log_,
+        request.image_name_for_messages() +
+            " is marked as being written by another program; what it shows may be incomplete");
+  }
+  absl::StatusOr<uint32_t> index = ChooseImage(request);
+  if (!index.ok()) return index.status();
+
+  libmount::TestSeam("worker-reading-metadata", [&] { return monitor.cancelled(); });
+  if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
+  libmount::WimTreeOptions options;
+  options.uid = request.owner_uid();
+  options.gid = request.owner_gid();
+  options.observer = this;
+  options.decoder_threads = CpuCount();  // asked here, since it cannot be read from /sys in the sandbox
+  SetCacheBudget(request.cache_budget());
+  {
+    absl::MutexLock lock(&mutex_);
+    options.cache_budget = cache_budget_;
+  }
+  auto tree = file_->OpenTree(*index, options, monitor);
+  if (!tree.ok()) return tree.status();
+  {
+    absl::MutexLock lock(&mutex_);
+    tree_ = *std::move(tree);
+    tree_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
+    demand_.emplace(file_->is_solid());
+  }
+  malloc_trim(0);  // reading the metadata took several times what is kept of it
+  AnswerOpened(monitor.request_id(), *index);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint32_t> Worker::ChooseImage(const internal::OpenImage& request) const {
+  if (request.image_case() == internal::OpenImage::kImageName) return file_->FindImage(request.image_name());
+  const uint32_t index = request.image_index();
+  if (index == 0 || index > file_->images().size()) {
+    return MakeError(Reason::kInvalidImageIndex, absl::StrCat(request.image_name_for_messages(), " has no image ",
+                                                              index, "; it has 1 to ", file_->images().size()));
+  }
+  return index;
+}
+
+void Worker::AnswerOpened(uint64_t request_id, uint32_t index) {
+  internal::WorkerToFront answer;
+  answer.set_request_id(request_id);
+  internal::ImageOpened* opened = answer.mutable_image_opened();
+  const libmount::ImageInfo& info = file_->images()[index - 1];
+  opened->set_image_index(index);
+  opened->set_image_name(ToValidUtf8(info.name));
+  opened->set_image_type(ImageTypeNumber(info.type));
+  opened->set_marked_write_in_progress(file_->is_marked_write_in_progress());
+  opened->set_is_split(file_->is_split());
+  opened->set_is_solid(file_->is_solid());
+  opened->set_is_pipable(file_->is_pipable());
+  opened->set_marked_read_only(file_->is_marked_read_only());
+  Answer(answer);
+}
+
+absl::Status Worker::ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor) {
+  auto file = OpenFile(request.image_name_for_messages(), monitor);
+  if (!file.ok()) return file.status();
+  internal::WorkerToFront answer;
+  answer.set_request_id(monitor.request_id());
+  answer.mutable_image_info_read();  // also where there is no image in the file
+  for (const libmount::ImageInfo& info : (*file)->images()) {
+    *answer.mutable_image_info_read()->add_images() = ToMessage(info);
+  }
+  Answer(answer);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::CheckIntegrity(RequestMonitor& monitor) {
+  if (file_ == nullptr) return absl::FailedPreconditionError("the image is not open");
+  libmount::TestSeam("worker-checking-integrity", [&] { return monitor.cancelled(); });
+  if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
+  if (absl::Status status = file_->CheckIntegrity(monitor); !status.ok()) return status;
+  internal::WorkerToFront answer;
+  answer.set_request_id(monitor.request_id());
+  Answer(answer);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::StartServing(UniqueFd fuse, RequestMonitor& monitor) {
+  libmount::TestSeam("worker-before-serving", [&] { return monitor.cancelled(); });
+  absl::Status status = CheckCancelled(monitor);
+  if (status.ok()) {
+    absl::MutexLock lock(&mutex_);
+    if (tree_ == nullptr) {
+      status = absl::FailedPreconditionError("a /dev/fuse descriptor before the image was opened");
+    } else {
+      libmount::FuseServerOptions options;
+      options.on_idle = [this] {
+        busy_ = false;
+        malloc_trim(0);
+      };
+      options.on_busy = [this] {
+        busy_ = true;
+        Wake();
+      };
+      server_ = std::make_unique<libmount::FuseServer>(tree_.get(), std::move(options));
+      status = server_->Start(
+          std::move(fuse), [this] { OnServing(); }, [this](const absl::Status& ended) { OnServingEnded(ended); });
+    }
+  }
+  if (!status.ok()) OnServingEnded(status);
+  return absl::OkStatus();  // nobody waits for an answer
+}
+
+void Worker::OnServing() {
+  internal::WorkerToFront event;
+  event.mutable_serving();
+  link_.SendKept(event);
+}
+
+void Worker::OnServingEnded(const absl::Status& status) {
+  internal::WorkerToFront event;
+  event.mutable_serving_ended();
+  if (!status.ok()) {
+    *event.mutable_serving_ended()->mutable_error() = ToError(status);
+    Log(Severity::kError, log_, "serving ended: " + status.ToString());
+  }
+  link_.Send(event);
+  serving_ended_ = true;
+  Wake();
+}
+
+void Worker::OnDamage(std::string_view path, std::string_view what) {
+  int told = ++damages_;
+  if (told > kMostDamagesTold) return;
+  Log(Severity::kError, log_, absl::StrCat("damaged: ", std::string(path), ": ", std::string(what)));
+  if (told == kMostDamagesTold) Log(Severity::kError, log_, "further damaged files are not named");
+  internal::WorkerToFront event;
+  event.mutable_damage()->set_path(ToValidUtf8(path));
+  event.mutable_damage()->set_message(ToValidUtf8(what));
+  link_.SendKept(event);
+}
+
+void Worker::OnImageChanged(std::string_view what) {
+  Log(Severity::kError, log_, absl::StrCat("the image file was changed: ", std::string(what)));
+  internal::WorkerToFront event;
+  event.mutable_image_changed()->set_message(ToValidUtf8(what));
+  link_.SendKept(event);
+}
+
+}  // namespace dismd

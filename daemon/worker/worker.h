@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Worker: what the process of one mount does, from the front's first request to the end of the mount.
+//
+//   main thread:    receives from front and broker; never waits for an image
+//   task thread:    one long request at a time (open, check integrity, read information)
+//   serving threads: FuseServer's
+//
+// Life: OpenImage, CheckIntegrity where asked, a FuseDescriptor from the broker, serving, unmounted, the end. While it
+// serves it needs neither front nor broker: either may die and be replaced. Before that, the end of either ends the
+// worker.
+//
+// Thread safety: Run from one thread.
+
+#ifndef DAEMON_WORKER_WORKER_H_
+#define DAEMON_WORKER_WORKER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "daemon/ipc/channel.h"
+#include "daemon/worker/cache_demand.h"
+#include "daemon/worker/control_link.h"
+#include "daemon/worker/request_monitor.h"
+#include "daemon/worker/siblings.h"
+#include "dismd/internal/control.pb.h"
+#include "libmount/base/log.h"
+#include "libmount/base/small_thread.h"
+#include "libmount/base/unique_fd.h"
+#include "libmount/fuse/fuse_server.h"
+#include "libmount/wim/wim_file.h"
+
+namespace dismd {
+
+// Opens an image: WimFile::Open, or a test's own.
+using ImageOpener = std::function<absl::StatusOr<std::unique_ptr<libmount::WimFile>>(
+    libmount::UniqueFd fd, std::string name, const libmount::SiblingOpener& open_sibling,
+    libmount::OperationMonitor& monitor)>;
+
+struct WorkerOptions {
+  libmount::UniqueFd control;
+  libmount::UniqueFd broker;
+  libmount::UniqueFd image;
+  libmount::LogContext log;
+  ImageOpener open_image;
+};
+
+class Worker final : private libmount::TreeObserver {
+ public:
+  explicit Worker(WorkerOptions options);
+  ~Worker() override;
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Serves until the mount or the need for it has ended. OK then; an error when a peer talked nonsense.
+  absl::Status Run();
+
+ private:
+  // ---- main thread (worker.cc)
+  absl::Status Prepare();
+  absl::Status Loop();
+  absl::Status ReceiveFromFront();
+  absl::Status ReceiveFromBroker();
+  void HandleFront(const internal::FrontToWorker& request);
+  absl::Status HandleBroker(const internal::BrokerToWorker& message, std::vector<libmount::UniqueFd> fds);
+  void FrontGone();
+  void BrokerGone();
+  absl::Status TakeControl(std::vector<libmount::UniqueFd> fds);
+  void Cancel(uint64_t request_id);
+  void SetCacheBudget(uint64_t bytes);
+  void SendStats(uint64_t request_id);
+  void AskForCache();
+  uint64_t ResidentBytes() const;
+  void Wake();
+
+  // ---- task thread (tasks.cc)
+  using Task = std::function<absl::Status(RequestMonitor&)>;
+  // Runs `task` with a monitor for the request; an error that it returns is the answer.
+  void StartTask(uint64_t request_id, Task task);
+  void EndTask();
+  absl::Status OpenImage(const internal::OpenImage& request, RequestMonitor& monitor);
+  absl::StatusOr<uint32_t> ChooseImage(const internal::OpenImage& request) const;
+  absl::Status ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor);
+  absl::Status CheckIntegrity(RequestMonitor& monitor);
+  absl::Status StartServing(libmount::UniqueFd fuse, RequestMonitor& monitor);
+  absl::StatusOr<std::unique_ptr<libmount::WimFile>> OpenFile(const std::string& name, RequestMonitor& monitor);
+  void AnswerOpened(uint64_t request_id, uint32_t index);
+  void Answer(const internal::WorkerToFront& message);
+
+  // ---- serving threads (tasks.cc)
+  void OnServing();
+  void OnServingEnded(const absl::Status& status);
+  void OnDamage(std::string_view path, std::string_view what) override;
+  void OnImageChanged(std::string_view what) override;
+
+  const libmount::UniqueFd image_;
+  const libmount::LogContext log_;
+  const ImageOpener open_image_;
+  std::shared_ptr<Channel> control_;  // null: the front has gone
+  Channel broker_;
+  bool broker_gone_ = false;
+  bool exit_ = false;
+  ControlLink link_;
+  Siblings siblings_;
+  libmount::UniqueFd wake_;    // an eventfd: something for the main thread to look at
+  libmount::UniqueFd memory_;  // /proc/self/statm
+
+  std::optional<libmount::SmallThread> task_thread_;
+  std::shared_ptr<RequestMonitor> task_monitor_;
+  std::atomic<bool> task_running_{false};
+
+  // Events for the main thread, besides Wake.
+  std::atomic<bool> serving_{false};  // from the descriptor's arrival on
+  std::atomic<bool> serving_ended_{false};
+  std::atomic<bool> busy_{false};
+  std::atomic<int> damages_{0};
+
+  std::unique_ptr<libmount::WimFile> file_;  // the running task's, else the main thread's
+  mutable absl::Mutex mutex_;
+  uint64_t cache_budget_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<CacheDemand> demand_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<libmount::WimTree> tree_ ABSL_GUARDED_BY(mutex_);       // set once; the object is thread-safe
+  std::unique_ptr<libmount::FuseServer> server_ ABSL_GUARDED_BY(mutex_);  // likewise; destroyed before the tree
+};
+
+}  // namespace dismd
+
+#endif  // DAEMON_WORKER_WORKER_H_
