@@ -32,7 +32,8 @@ void ChunkCache::Claim::Start() {
   started_ = true;
 }
 
-ChunkCache::Chunk ChunkCache::Claim::Publish(ChunkBuffer data) && {
+ChunkCache::Chunk ChunkCache::Claim::Publish(ChunkBuffer data, size_t kept_elsewhere) && {
+  kept_elsewhere_ = kept_elsewhere;
   auto chunk = std::make_shared<const ChunkBuffer>(std::move(data));
   std::exchange(cache_, nullptr)->Finish(*this, chunk, absl::OkStatus());
   return chunk;
@@ -100,8 +101,9 @@ void ChunkCache::Finish(Claim& claim, Chunk data, absl::Status status) {
     return;
   }
   entry.data = std::move(data);
+  entry.served += claim.kept_elsewhere_;
   // Room is made first, so that the newest chunk stays whatever its size.
-  freed = Shrink(budget_ > entry.size ? budget_ - entry.size : 0);
+  freed = Shrink(Limit() > entry.size ? Limit() - entry.size : 0);
   entry.list = entry.served >= entry.size ? &served_ : &live_;
   entry.place = entry.list->insert(entry.list->end(), claim.entry_);
   bytes_ += entry.size;
@@ -153,6 +155,11 @@ void ChunkCache::SetBudget(size_t bytes) {
   }
   // Small chunks came from malloc, which would keep them.
   if (trim) malloc_trim(0);
+}
+
+void ChunkCache::SetReserved(size_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  reserved_ = bytes;
 }
 
 ChunkCache::Stats ChunkCache::GetStats() const {

@@ -7,6 +7,7 @@
 //
 // A chunk larger than the budget (solid ones have up to 64 MiB) is kept nevertheless while it is the newest one:
 // without it each read of 128 KiB would decode it again. SetBudget frees it; so a worker that goes idle calls that.
+// The SmallBlobCache beside it takes part of the budget (SetReserved).
 //
 // Thread safety: thread-safe. Chunks are shared: freeing one here does not pull it from under a reader.
 
@@ -48,8 +49,9 @@ class ChunkCache {
 
     // Waits until the memory of those decoding allows one more. Not while holding the start of another claim.
     void Start();
-    // Puts the chunk into the cache and hands it to those waiting.
-    Chunk Publish(ChunkBuffer data) &&;
+    // Puts the chunk into the cache and hands it to those waiting. `kept_elsewhere`: bytes of it that nobody will ask
+    // this cache for.
+    Chunk Publish(ChunkBuffer data, size_t kept_elsewhere = 0) &&;
     void Fail(absl::Status status) &&;
 
    private:
@@ -60,6 +62,7 @@ class ChunkCache {
     ChunkCache* cache_;
     std::shared_ptr<Entry> entry_;
     size_t size_;
+    size_t kept_elsewhere_ = 0;
     bool started_ = false;
   };
 
@@ -86,6 +89,8 @@ class ChunkCache {
 
   // Shrinking frees at once.
   void SetBudget(size_t bytes);
+  // Bytes of the budget that are used elsewhere: room is made when the next chunk comes.
+  void SetReserved(size_t bytes);
 
   struct Stats {
     size_t bytes = 0;
@@ -115,6 +120,7 @@ class ChunkCache {
   void Touch(Entry& entry, size_t served) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Finish(Claim& claim, Chunk data, absl::Status status);
   // Frees chunks until they take at most `bytes`. The freed ones are moved out, to be destroyed without the lock.
+  size_t Limit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return budget_ > reserved_ ? budget_ - reserved_ : 0; }
   EntryList Shrink(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RememberEvicted(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NoteDecodedAgain(const Key& key, size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -122,6 +128,7 @@ class ChunkCache {
   mutable absl::Mutex mutex_;
   absl::CondVar decoded_;
   size_t budget_ ABSL_GUARDED_BY(mutex_);
+  size_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t decoding_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t hits_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -9,9 +9,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -23,9 +25,15 @@ namespace libmount {
 
 class ResourceReader {
  public:
+  // Visits the blobs of a solid resource that begin within [begin, end) of its uncompressed data, in order of offset.
+  using BlobVisitor = absl::FunctionRef<void(uint64_t offset, uint64_t size)>;
+  using VisitBlobs = std::function<void(uint32_t resource, uint64_t begin, uint64_t end, BlobVisitor visitor)>;
+
   struct Options {
     size_t cache_budget = size_t{16} << 20;  // bytes of decoded chunks kept
     int decoder_threads = 0;                 // 0: one per CPU
+    // Where set, the small blobs of a decoded solid chunk are kept when the chunk has to go. Called from any thread.
+    VisitBlobs visit_blobs = nullptr;
   };
 
   // `source` and `resources` must outlive the reader. Resources are named by their index in `resources`.

@@ -38,7 +38,13 @@ double CpuSeconds() {
 
 class Bench {
  public:
-  Bench(const std::string& path, size_t cache_bytes) : content_(ListWim(path, source_)), cache_bytes_(cache_bytes) {}
+  Bench(const std::string& path, size_t cache_bytes) : content_(ListWim(path, source_)), cache_bytes_(cache_bytes) {
+    for (uint32_t i = 0; i < content_.blobs.size(); ++i) {
+      const BlobLocation& location = content_.blobs[i].location;
+      if (content_.resources[location.resource].solid) solid_.emplace_back(location);
+    }
+    std::sort(solid_.begin(), solid_.end(), Before);
+  }
 
   // Reads the blobs of `order`, from threads that each take the next one.
   void Row(const char* name, const std::vector<uint32_t>& order, int threads, bool checked, uint64_t limit = ~0ull) {
@@ -94,8 +100,24 @@ class Bench {
  private:
   using ReadBlob = std::function<void(uint32_t blob, uint64_t offset, absl::Span<char> out)>;
 
+  static bool Before(const BlobLocation& a, const BlobLocation& b) {
+    return std::pair(a.resource, a.offset) < std::pair(b.resource, b.offset);
+  }
+
+  void VisitSolid(uint32_t resource, uint64_t begin, uint64_t end, ResourceReader::BlobVisitor visitor) {
+    auto blob = std::lower_bound(solid_.begin(), solid_.end(), BlobLocation{resource, begin, 0}, Before);
+    for (; blob != solid_.end() && blob->resource == resource && blob->offset < end; ++blob) {
+      visitor(blob->offset, blob->size);
+    }
+  }
+
   void Run(const char* name, bool checked, const std::function<uint64_t(const ReadBlob&)>& body) {
-    ResourceReader reader(&source_, &content_.resources, {.cache_budget = cache_bytes_, .decoder_threads = 0});
+    ResourceReader::Options options;
+    options.cache_budget = cache_bytes_;
+    options.visit_blobs = [this](uint32_t resource, uint64_t begin, uint64_t end, ResourceReader::BlobVisitor visitor) {
+      VisitSolid(resource, begin, end, visitor);
+    };
+    ResourceReader reader(&source_, &content_.resources, std::move(options));
     BlobVerifier verifier(
         &reader, content_.blobs.size(), [this](uint32_t blob) { return content_.blobs[blob]; },
         [](uint32_t blob, std::string_view what) { printf("blob %u damaged: %s\n", blob, what.data()); });
@@ -122,6 +144,7 @@ class Bench {
 
   WimSource source_;
   WimContent content_;
+  std::vector<BlobLocation> solid_;  // by resource and offset
   size_t cache_bytes_;
 };
 

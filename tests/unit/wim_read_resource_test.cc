@@ -64,7 +64,8 @@ TEST_P(ResourceShapeTest, EveryReadGivesTheBytesThatWereCompressed) {
   }
   WimSource source;
   UniqueFd fd = file.Open(source);
-  ResourceReader reader(&source, &file.locations(), {.cache_budget = size_t{1} << 20, .decoder_threads = 2});
+  ResourceReader reader(&source, &file.locations(),
+                        {.cache_budget = size_t{1} << 20, .decoder_threads = 2, .visit_blobs = nullptr});
   NullMonitor monitor;
   std::mt19937 random(1);
   for (uint32_t resource = 0; resource < contents.size(); ++resource) {
@@ -193,7 +194,7 @@ TEST_F(ResourceReaderTest, WholeChunksDoNotFillTheCache) {
 TEST_F(ResourceReaderTest, ASolidChunkLargerThanTheBudgetStaysWhileItIsTheNewest) {
   uint32_t resource =
       file_.AddCompressed(MakeData(3 << 20, 1), Compression::kLzms, 1 << 20, {.solid = true, .pipable = false});
-  Open({.cache_budget = 64 << 10, .decoder_threads = 1});
+  Open({.cache_budget = 64 << 10, .decoder_threads = 1, .visit_blobs = nullptr});
   for (int i = 0; i < 16; ++i) ASSERT_TRUE(Read(resource, i * 4096, 4096).ok());
   EXPECT_EQ(reader_->GetStats().chunks_decoded, 1u);
   ASSERT_TRUE(Read(resource, 1 << 20, 4096).ok());
@@ -232,7 +233,7 @@ TEST_F(ResourceReaderTest, ManyReadersWhileTheBudgetChanges) {
     file_.AddCompressed(contents[i], i % 2 == 0 ? Compression::kXpress : Compression::kLzx, 32 << 10,
                         {.solid = i == 3, .pipable = false});
   }
-  Open({.cache_budget = 256 << 10, .decoder_threads = 2});
+  Open({.cache_budget = 256 << 10, .decoder_threads = 2, .visit_blobs = nullptr});
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
   for (uint32_t t = 0; t < 4; ++t) {
