@@ -58,14 +58,18 @@ struct Entry {
   Sha1Digest hash;
 };
 
+uint64_t FirstBits(const Sha1Digest& hash) {
+  uint64_t bits;
+  memcpy(&bits, hash.data(), sizeof bits);
+  return __builtin_bswap64(bits);
+}
+
 // The order that sorts `hashes`, and leaves only the first of equal ones.
 std::vector<uint32_t> SortedDistinct(const std::vector<Sha1Digest>& hashes) {
   // Sorting pairs by the first eight bytes touches each hash once, not at every comparison.
   std::vector<std::pair<uint64_t, uint32_t>> keys(hashes.size());
   for (uint32_t i = 0; i < hashes.size(); ++i) {
-    uint64_t prefix;
-    memcpy(&prefix, hashes[i].data(), sizeof prefix);
-    keys[i] = {__builtin_bswap64(prefix), i};
+    keys[i] = {FirstBits(hashes[i]), i};
   }
   std::sort(keys.begin(), keys.end(), [&hashes](const auto& a, const auto& b) {
     if (a.first != b.first) return a.first < b.first;
@@ -286,6 +290,8 @@ BlobTable BlobTable::Loader::Finish() {
   table.solid_blobs_ = Permuted(solid_blobs_, solid_order);
   for (BlobLocation& blob : table.solid_blobs_) blob.resource += table.plain_count_;
   table.metadata_ = std::move(metadata_);
+  table.IndexHashes(0, plain_order.size(), table.plain_buckets_);
+  table.IndexHashes(plain_order.size(), table.hashes_.size(), table.solid_buckets_);
   return table;
 }
 
@@ -298,15 +304,31 @@ absl::StatusOr<BlobTable> BlobTable::Load(const WimSource& source, const std::ve
   return loader.Finish();
 }
 
+void BlobTable::IndexHashes(size_t first, size_t last, Buckets& buckets) const {
+  constexpr size_t kHashesPerBucket = 4;
+  const int bits = std::max(1, static_cast<int>(std::bit_width((last - first) / kHashesPerBucket)));
+  buckets.shift = 64 - bits;
+  buckets.starts.resize((size_t{1} << bits) + 1);
+  size_t bucket = 0;
+  for (size_t i = first; i < last; ++i) {
+    while (bucket <= FirstBits(hashes_[i]) >> buckets.shift) buckets.starts[bucket++] = static_cast<uint32_t>(i);
+  }
+  while (bucket < buckets.starts.size()) buckets.starts[bucket++] = static_cast<uint32_t>(last);
+}
+
+uint32_t BlobTable::FindIn(const Buckets& buckets, const Sha1Digest& hash) const {
+  if (buckets.starts.empty()) return kNoBlob;
+  const size_t bucket = FirstBits(hash) >> buckets.shift;
+  // A hostile table may put all its hashes into one bucket, so this is a binary search all the same.
+  auto begin = hashes_.begin() + buckets.starts[bucket];
+  auto end = hashes_.begin() + buckets.starts[bucket + 1];
+  auto found = std::lower_bound(begin, end, hash);
+  return found != end && *found == hash ? static_cast<uint32_t>(found - hashes_.begin()) : kNoBlob;
+}
+
 uint32_t BlobTable::Find(const Sha1Digest& hash) const {
-  auto find_in = [&](size_t first, size_t last) {
-    auto begin = hashes_.begin() + static_cast<ptrdiff_t>(first);
-    auto end = hashes_.begin() + static_cast<ptrdiff_t>(last);
-    auto found = std::lower_bound(begin, end, hash);
-    return found != end && *found == hash ? static_cast<uint32_t>(found - hashes_.begin()) : kNoBlob;
-  };
-  uint32_t index = find_in(0, plain_count_);
-  return index != kNoBlob ? index : find_in(plain_count_, hashes_.size());
+  const uint32_t index = FindIn(plain_buckets_, hash);
+  return index != kNoBlob ? index : FindIn(solid_buckets_, hash);
 }
 
 BlobLocation BlobTable::location(uint32_t index) const {

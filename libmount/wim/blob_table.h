@@ -16,7 +16,8 @@
 //   hashes_     sorted                                 sorted
 //   location    resources_[index], the whole of it     solid_blobs_[index - plain]
 //
-// This costs 52 bytes for a plain blob and 44 for one in a solid resource; a table of Windows has 100,000 of them.
+// A hash is found through buckets_: hashes are evenly spread, so their first bits tell where to look, to within a few.
+// All this costs 53 bytes for a plain blob and 45 for one in a solid resource; a table of Windows has 100,000 of them.
 //
 // Thread safety: immutable once loaded.
 
@@ -76,9 +77,20 @@ class BlobTable {
  private:
   class Loader;
 
+  // Where the hashes of each bucket (of equal first bits) begin, in a sorted part of hashes_.
+  struct Buckets {
+    int shift = 63;
+    std::vector<uint32_t> starts;
+  };
+
+  void IndexHashes(size_t first, size_t last, Buckets& buckets) const;
+  uint32_t FindIn(const Buckets& buckets, const Sha1Digest& hash) const;
+
   uint32_t plain_count_ = 0;
   bool has_solid_resources_ = false;
   std::vector<Sha1Digest> hashes_;
+  Buckets plain_buckets_;
+  Buckets solid_buckets_;
   std::vector<ResourceLocation> resources_;
   std::vector<BlobLocation> solid_blobs_;
   std::vector<Metadata> metadata_;

@@ -128,6 +128,13 @@ class Parser {
 };
 
 absl::StatusOr<ImageMetadata> Parser::Parse() {
+  // Memory that is not touched costs nothing, growing step by step does.
+  constexpr size_t kUsualBytesPerEntry = 150;
+  const size_t expected = resource_.size() / kUsualBytesPerEntry + 1;
+  image_.entries.reserve(expected);
+  image_.sorted.reserve(expected);
+  image_.inodes.reserve(expected);
+  image_.text.reserve(resource_.size() / 5);
   uint64_t root_offset = 0;
   if (absl::Status status = ParseSecurity(root_offset); !status.ok()) return status;
   if (absl::Status status = ParseRoot(root_offset); !status.ok()) return status;
