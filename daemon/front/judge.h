@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Judge: the checks of a MountImage, each a row (or neighbouring rows) of the contract with callers. The broker and the
+// worker report facts; these functions say what is wrong with them. MountOperation calls them in the contract's order:
+//
+//   paths well-formed · image and mount point there, of the right kind · extension · (content, index, name: the worker)
+//   · mount point empty, not in use, no root · image not on a network · writable, if asked · (integrity: the worker)
+//   · access · policy · the caller's namespace
+//
+// All are pure functions.
+
+#ifndef DAEMON_FRONT_JUDGE_H_
+#define DAEMON_FRONT_JUDGE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "dismd/internal/control.pb.h"
+
+namespace dismd {
+
+struct MountPaths {
+  std::string image;
+  std::string mount;  // empty: none (GetImageInfo)
+};
+
+// INVALID_PATH: empty, not absolute, too long, or with a zero byte.
+absl::Status CheckPath(const std::string& path, const char* what);
+
+// IMAGE_NOT_FOUND, MOUNT_POINT_NOT_FOUND, INVALID_PATH, PATH_TIMED_OUT.
+absl::Status JudgePresence(const MountPaths& paths, const internal::PathFacts& facts);
+
+// UNSUPPORTED_IMAGE_TYPE.
+absl::Status JudgeExtension(const std::string& image_path);
+
+// NOT_IMPLEMENTED for a .vhd or .vhdx.
+absl::Status JudgeDisk(const std::string& image_path);
+
+// MOUNT_POINT_NOT_EMPTY, MOUNT_POINT_IN_USE, MOUNT_POINT_IS_ROOT, MOUNT_POINT_UNSUPPORTED.
+absl::Status JudgeMountPoint(const MountPaths& paths, const internal::PathFacts& facts);
+
+// IMAGE_ON_NETWORK.
+absl::Status JudgeImageLocation(const MountPaths& paths, const internal::PathFacts& facts);
+
+// For a read-write mount. IMAGE_READ_ONLY, SPLIT_IMAGE, SOLID_IMAGE, IMAGE_IN_USE. `opened` is what the worker found,
+// null if the image could not be opened.
+absl::Status JudgeWriting(const MountPaths& paths, const internal::PathFacts& facts,
+                          const internal::ImageOpened* opened);
+
+// ACCESS_DENIED.
+absl::Status JudgeAccess(const MountPaths& paths, const internal::PathFacts& facts);
+
+// OTHER_NAMESPACE.
+absl::Status JudgeNamespace(const internal::PathFacts& facts);
+
+}  // namespace dismd
+
+#endif  // DAEMON_FRONT_JUDGE_H_

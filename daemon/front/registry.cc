@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "daemon/front/registry.h"
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/front/errors.h"
+#include "daemon/front/limits.h"
+#include "daemon/front/text.h"
+#include "libmount/base/log.h"
+#include "libmount/base/reason.h"
+
+namespace dismd {
+namespace {
+
+using libmount::LogContext;
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::Severity;
+
+std::string DescribeExit(int status) {
+  if (WIFSIGNALED(status)) return absl::StrCat("was killed by signal ", WTERMSIG(status));
+  if (WIFEXITED(status)) return absl::StrCat("ended with status ", WEXITSTATUS(status));
+  return "ended";
+}
+
+void Warn(const v1::Mount& mount, const std::string& message) {
+  libmount::Log(Severity::kWarning, LogContext{"", mount.mount_id(), mount.owner_uid()}, message);
+}
+
+}  // namespace
+
+absl::Status NotMounted(const std::string& path_or_id) {
+  return MakeError(Reason::kNotMounted,
+                   absl::StrCat("you have no image mounted at, or with the id, \"",
+                                BoundedText(path_or_id, kMaxPathBytes), "\"; the list of mounts shows what you have"));
+}
+
+MountSeat::~MountSeat() {
+  if (!published_) registry_.GiveBack(mount_id_);
+}
+
+absl::Status MountSeat::Claim(uint64_t slot, const std::string& real_mount_path) {
+  absl::MutexLock lock(&registry_.mutex_);
+  for (const auto& [id, entry] : registry_.entries_) {
+    if (entry.state == MountRegistry::State::kMaking && !entry.path.empty() && entry.path == real_mount_path) {
+      return MakeError(Reason::kMountPointInUse, absl::StrCat("another image is just being mounted at ",
+                                                              real_mount_path, "; give another directory"));
+    }
+  }
+  MountRegistry::Entry& entry = registry_.entries_[mount_id_];
+  entry.slot = slot;
+  entry.path = real_mount_path;
+  return absl::OkStatus();
+}
+
+void MountSeat::Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker) {
+  MountRegistry::Notices notices;
+  uint64_t gone_slot = 0;
+  {
+    absl::MutexLock lock(&registry_.mutex_);
+    MountRegistry::Entry& entry = registry_.entries_[mount_id_];
+    published_ = true;
+    // What happened since the slot was claimed has been noted in the entry's own record.
+    v1::Mount noted = entry.mount;
+    entry.mount = mount;
+    if (noted.status() == v1::MOUNT_STATUS_INVALID) {
+      entry.mount.set_status(noted.status());
+      entry.mount.set_status_message(noted.status_message());
+    }
+    *entry.mount.mutable_damaged_files() = noted.damaged_files();
+    entry.mount.set_damaged_file_count(noted.damaged_file_count());
+    entry.worker = std::move(worker);
+    entry.state = MountRegistry::State::kMounted;
+    entry.order = ++registry_.last_order_;
+    registry_.Queue(entry, v1::MOUNT_EVENT_ADDED, &notices);
+    if (entry.gone) gone_slot = entry.slot;
+  }
+  MountRegistry::Notify(notices);
+  if (gone_slot != 0) registry_.OnMountGone(gone_slot);
+}
+
+absl::StatusOr<std::unique_ptr<MountSeat>> MountRegistry::Reserve(uint32_t owner) {
+  absl::MutexLock lock(&mutex_);
+  size_t own = 0;
+  for (const auto& [id, entry] : entries_) own += entry.mount.owner_uid() == owner ? 1 : 0;
+  if (own >= kMaxMountsPerUid) {
+    return MakeError(Reason::kTooManyMounts, absl::StrCat("you have ", own,
+                                                          " mounts, which is the limit per user "
+                                                          "(mounts_per_uid); unmount one first"));
+  }
+  if (entries_.size() >= kMaxMounts) {
+    return MakeError(Reason::kTooManyMounts,
+                     absl::StrCat("the service has ", entries_.size(), " mounts, which is its limit (mounts)"));
+  }
+  std::string id;
+  do {
+    id = NewId("m-");
+  } while (entries_.count(id) != 0);
+  entries_[id].mount.set_owner_uid(owner);
+  return std::make_unique<MountSeat>(*this, id);
+}
+
+void MountRegistry::GiveBack(const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  entries_.erase(mount_id);
+}
+
+void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<WorkerLink> worker) {
+  Entry entry;
+  entry.state = State::kMounted;
+  entry.slot = known.slot_id();
+  entry.path = known.mount_path();
+  entry.worker = std::move(worker);
+  // The record is our own, but an older front may have written it: what the broker knows wins.
+  if (!entry.mount.ParseFromString(known.registry_record())) entry.mount.Clear();
+  entry.mount.set_mount_id(known.mount_id());
+  entry.mount.set_mount_path(ToValidUtf8(known.mount_path()));
+  entry.mount.set_image_path(ToValidUtf8(known.image_path()));
+  entry.mount.set_owner_uid(known.owner().uid());
+  entry.mount.set_read_only(known.read_only());
+  entry.mount.set_allow_other(known.allow_other());
+  entry.mount.set_worker_pid(known.worker_pid());
+  if (!entry.mount.has_mount_time())
+    SetTimestamp(absl::FromUnixSeconds(known.mount_time()), entry.mount.mutable_mount_time());
+  entry.mount.set_status(v1::MOUNT_STATUS_OK);
+  if (entry.worker == nullptr || known.worker_pid() == 0) {
+    entry.mount.set_status(v1::MOUNT_STATUS_INVALID);
+    entry.mount.set_status_message("the process that served the mount has died; unmount it and mount the image again");
+  }
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    entry.order = ++last_order_;
+    Queue(entry, v1::MOUNT_EVENT_ADDED, &notices);
+    entries_[known.mount_id()] = std::move(entry);
+  }
+  Notify(notices);
+}
+
+std::vector<MountView> MountRegistry::List(const Caller& caller) {
+  std::vector<std::pair<uint64_t, MountView>> found;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [id, entry] : entries_) {
+      if (entry.state != State::kMaking && caller.MaySee(entry.mount.owner_uid())) {
+        found.emplace_back(entry.order, ViewOf(entry));
+      }
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<MountView> views;
+  views.reserve(found.size());
+  for (auto& [order, view] : found) views.push_back(std::move(view));
+  return views;
+}
+
+absl::StatusOr<MountView> MountRegistry::FindById(const Caller& caller, const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end() || place->second.state == State::kMaking ||
+      !caller.MaySee(place->second.mount.owner_uid())) {
+    return NotMounted(mount_id);
+  }
+  return ViewOf(place->second);
+}
+
+std::optional<MountView> MountRegistry::FindNewest(const Caller& caller, absl::FunctionRef<bool(const Entry&)> is_it) {
+  absl::MutexLock lock(&mutex_);
+  const Entry* newest = nullptr;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.state == State::kMaking || !caller.MaySee(entry.mount.owner_uid()) || !is_it(entry)) continue;
+    if (newest == nullptr || entry.order > newest->order) newest = &entry;
+  }
+  if (newest == nullptr) return std::nullopt;
+  return ViewOf(*newest);
+}
+
+std::optional<MountView> MountRegistry::FindByPath(const Caller& caller, const std::string& real_path) {
+  return FindNewest(caller, [&](const Entry& entry) { return entry.path == real_path; });
+}
+
+std::optional<MountView> MountRegistry::FindBySlot(const Caller& caller, uint64_t slot) {
+  return FindNewest(caller, [&](const Entry& entry) { return entry.slot == slot; });
+}
+
+absl::StatusOr<MountView> MountRegistry::BeginUnmount(const std::string& mount_id, CancelToken& cancel) {
+  bool cancelled = false;
+  CancelToken::Subscription wake(cancel, [this, &cancelled] {
+    absl::MutexLock lock(&mutex_);
+    cancelled = true;
+    unmount_ended_.SignalAll();
+  });
+  absl::MutexLock lock(&mutex_);
+  while (true) {
+    if (cancelled) return MakeError(Reason::kCancelled, "the operation was cancelled");
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end()) {
+      return MakeError(Reason::kNotMounted, "the image is no longer mounted: it was unmounted meanwhile");
+    }
+    if (place->second.state == State::kMounted) {
+      place->second.state = State::kUnmounting;
+      return ViewOf(place->second);
+    }
+    unmount_ended_.Wait(&mutex_);
+  }
+}
+
+void MountRegistry::EndUnmount(const std::string& mount_id, bool removed) {
+  Notices notices;
+  uint64_t gone_slot = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end()) return;
+    if (removed) {
+      place->second.mount.set_worker_pid(0);
+      Queue(place->second, v1::MOUNT_EVENT_REMOVED, &notices);
+      entries_.erase(place);
+    } else {
+      place->second.state = State::kMounted;
+      if (place->second.gone) gone_slot = place->second.slot;
+    }
+    unmount_ended_.SignalAll();
+  }
+  Notify(notices);
+  if (gone_slot != 0) OnMountGone(gone_slot);
+}
+
+void MountRegistry::OnWorkerEvent(uint64_t slot, const internal::WorkerToFront& event) {
+  if (event.has_damage()) return AddDamage(slot, event.damage());
+  if (event.has_image_changed()) {
+    return Invalidate(slot, absl::StrCat("the image file was changed by another program: ",
+                                         BoundedText(event.image_changed().message(), kMaxWorkerTextBytes),
+                                         "; unmount it and mount the image again"));
+  }
+  if (event.has_serving_ended() && event.serving_ended().has_error()) {
+    return Invalidate(slot, absl::StrCat("the mount can no longer be served: ",
+                                         BoundedText(event.serving_ended().error().message(), kMaxWorkerTextBytes),
+                                         "; unmount it and mount the image again"));
+  }
+}
+
+void MountRegistry::OnWorkerExited(uint64_t slot, int exit_status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr || entry->state == State::kUnmounting) return;  // just what an unmount wants
+    entry->mount.set_worker_pid(0);
+  }
+  Invalidate(slot, absl::StrCat("the process that served the mount ", DescribeExit(exit_status),
+                                "; unmount it and mount the image again"));
+}
+
+void MountRegistry::OnMountGone(uint64_t slot) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr) return;
+    if (entry->state != State::kMounted) {
+      entry->gone = true;  // seen once its maker or unmounter is done with it
+      return;
+    }
+    Warn(entry->mount, absl::StrCat("somebody else unmounted ", entry->path));
+    entry->mount.set_status_message("somebody else unmounted it");
+    Queue(*entry, v1::MOUNT_EVENT_REMOVED, &notices);
+    entries_.erase(entry->mount.mount_id());
+  }
+  Notify(notices);
+  on_gone_(slot);
+}
+
+MountRegistry::Entry* MountRegistry::EntryOfSlot(uint64_t slot) {
+  for (auto& [id, entry] : entries_) {
+    if (slot != 0 && entry.slot == slot) return &entry;
+  }
+  return nullptr;
+}
+
+void MountRegistry::Invalidate(uint64_t slot, const std::string& message) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr || entry->mount.status() == v1::MOUNT_STATUS_INVALID) return;
+    entry->mount.set_status(v1::MOUNT_STATUS_INVALID);
+    entry->mount.set_status_message(message);
+    if (entry->state != State::kMaking) Warn(entry->mount, message);
+    Queue(*entry, v1::MOUNT_EVENT_CHANGED, &notices);
+  }
+  Notify(notices);
+}
+
+void MountRegistry::AddDamage(uint64_t slot, const internal::Damage& damage) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr) return;
+    uint64_t count = entry->mount.damaged_file_count() + 1;
+    entry->mount.set_damaged_file_count(count);
+    if (count <= kMaxDamagedFiles) {
+      v1::DamagedFile* file = entry->mount.add_damaged_files();
+      file->set_path(BoundedText(damage.path(), kMaxWorkerTextBytes));
+      file->set_message(BoundedText(damage.message(), kMaxWorkerTextBytes));
+      Warn(entry->mount, absl::StrCat("damaged: ", file->path(), ": ", file->message()));
+    }
+    // A worker could tell of damage without end: from the 17th on only each doubling is news.
+    if (count <= kMaxDamagedFiles || (count & (count - 1)) == 0) Queue(*entry, v1::MOUNT_EVENT_CHANGED, &notices);
+  }
+  Notify(notices);
+}
+
+void MountRegistry::Queue(const Entry& entry, v1::MountEvent event, Notices* notices) {
+  if (entry.state == State::kMaking) return;
+  MountSubscription::Event message;
+  for (const auto& subscription : subscriptions_) {
+    if (!subscription->MaySee(entry.mount.owner_uid())) continue;
+    if (message == nullptr) {
+      auto response = std::make_shared<v1::WatchMountsResponse>();
+      response->set_event(event);
+      *response->mutable_mount() = entry.mount;
+      message = std::move(response);
+    }
+    subscription->Push(message);
+    notices->push_back(subscription);
+  }
+}
+
+void MountRegistry::Notify(const Notices& notices) {
+  for (const auto& subscription : notices) subscription->watch().Notify();
+}
+
+std::shared_ptr<MountSubscription> MountRegistry::Subscribe(const Caller& caller, std::function<void()> notify) {
+  auto subscription = std::make_shared<MountSubscription>(caller.uid, std::move(notify));
+  absl::MutexLock lock(&mutex_);
+  std::vector<const Entry*> existing;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.state != State::kMaking && caller.MaySee(entry.mount.owner_uid())) existing.push_back(&entry);
+  }
+  std::sort(existing.begin(), existing.end(), [](const Entry* a, const Entry* b) { return a->order < b->order; });
+  for (const Entry* entry : existing) {
+    auto added = std::make_shared<v1::WatchMountsResponse>();
+    added->set_event(v1::MOUNT_EVENT_ADDED);
+    *added->mutable_mount() = entry->mount;
+    subscription->PushExisting(std::move(added));
+  }
+  auto synced = std::make_shared<v1::WatchMountsResponse>();
+  synced->set_event(v1::MOUNT_EVENT_SYNCED);
+  subscription->PushExisting(std::move(synced));
+  subscriptions_.push_back(subscription);
+  return subscription;
+}
+
+void MountRegistry::Unsubscribe(const std::shared_ptr<MountSubscription>& subscription) {
+  {
+    absl::MutexLock lock(&mutex_);
+    subscriptions_.remove(subscription);
+  }
+  subscription->watch().Stop();
+}
+
+}  // namespace dismd

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// MountRegistry: the mounts that are there or being made.
+//
+//   Reserve ── making (unseen, holds a seat and its path) ── Publish ── mounted ── BeginUnmount ── unmounting ──
+//   removed
+//                                                                          ▲────── EndUnmount(false) ──┘
+//
+// What happens to a mount (damage, a changed image, a worker's death, an umount by hand) is told here, by slot, from
+// the moment that the slot is known, and reaches whoever watches.
+//
+// Thread safety: all methods are thread-safe and none waits, but BeginUnmount.
+
+#ifndef DAEMON_FRONT_REGISTRY_H_
+#define DAEMON_FRONT_REGISTRY_H_
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "daemon/front/caller.h"
+#include "daemon/front/cancel_token.h"
+#include "daemon/front/mount_subscription.h"
+#include "daemon/front/worker_link.h"
+#include "dismd/internal/control.pb.h"
+#include "dismd/v1/types.pb.h"
+
+namespace dismd {
+
+class MountRegistry;
+
+// What an operation needs of a mount; a copy.
+struct MountView {
+  v1::Mount mount;
+  uint64_t slot = 0;
+  std::shared_ptr<WorkerLink> worker;  // null: none is known
+};
+
+// A place for a mount being made; given back by the destructor unless published.
+class MountSeat {
+ public:
+  MountSeat(MountRegistry& registry, std::string mount_id) : registry_(registry), mount_id_(std::move(mount_id)) {}
+  ~MountSeat();
+  MountSeat(const MountSeat&) = delete;
+  MountSeat& operator=(const MountSeat&) = delete;
+
+  const std::string& mount_id() const { return mount_id_; }
+
+  // Binds the slot, and claims the path. MOUNT_POINT_IN_USE: another mount is being made there.
+  absl::Status Claim(uint64_t slot, const std::string& real_mount_path);
+
+  // The mount is there, and everybody may know.
+  void Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker);
+
+ private:
+  MountRegistry& registry_;
+  const std::string mount_id_;
+  bool published_ = false;
+};
+
+class MountRegistry {
+ public:
+  // `on_gone` is called (from any thread, without locks; it must not block) for a slot whose mount someone else took
+  // away.
+  explicit MountRegistry(std::function<void(uint64_t slot)> on_gone) : on_gone_(std::move(on_gone)) {}
+  MountRegistry(const MountRegistry&) = delete;
+  MountRegistry& operator=(const MountRegistry&) = delete;
+
+  // TOO_MANY_MOUNTS.
+  absl::StatusOr<std::unique_ptr<MountSeat>> Reserve(uint32_t owner);
+
+  // A mount made by a front before this one. `worker` may be null.
+  void Restore(const internal::KnownSlot& known, std::shared_ptr<WorkerLink> worker);
+
+  // In order of mount time; what the caller may see.
+  std::vector<MountView> List(const Caller& caller);
+  // NOT_MOUNTED, also for other users' mounts.
+  absl::StatusOr<MountView> FindById(const Caller& caller, const std::string& mount_id);
+  // Nothing: no mount of the caller's is registered at exactly this path, or in this slot.
+  std::optional<MountView> FindByPath(const Caller& caller, const std::string& real_path);
+  std::optional<MountView> FindBySlot(const Caller& caller, uint64_t slot);
+
+  // Waits while another unmount of the mount runs. NOT_MOUNTED: it is gone meanwhile. CANCELLED.
+  absl::StatusOr<MountView> BeginUnmount(const std::string& mount_id, CancelToken& cancel);
+  void EndUnmount(const std::string& mount_id, bool removed);
+
+  // Events of workers and the broker.
+  void OnWorkerEvent(uint64_t slot, const internal::WorkerToFront& event);
+  void OnWorkerExited(uint64_t slot, int exit_status);
+  void OnMountGone(uint64_t slot);
+
+  // ADDED for each mount, SYNCED, then what happens.
+  std::shared_ptr<MountSubscription> Subscribe(const Caller& caller, std::function<void()> notify);
+  void Unsubscribe(const std::shared_ptr<MountSubscription>& subscription);
+
+ private:
+  friend class MountSeat;
+  enum class State { kMaking, kMounted, kUnmounting };
+  struct Entry {
+    State state = State::kMaking;
+    uint64_t slot = 0;
+    uint64_t order = 0;
+    std::string path;  // real, as bytes; Mount.mount_path is what protobuf can carry of it
+    v1::Mount mount;
+    std::shared_ptr<WorkerLink> worker;
+    bool gone = false;
+  };
+  using Notices = std::vector<std::shared_ptr<MountSubscription>>;
+
+  Entry* EntryOfSlot(uint64_t slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What `caller` may see and is mounted (or being unmounted), the newest first, that fulfils `is_it`.
+  std::optional<MountView> FindNewest(const Caller& caller, absl::FunctionRef<bool(const Entry&)> is_it);
+  void Invalidate(uint64_t slot, const std::string& message);
+  void AddDamage(uint64_t slot, const internal::Damage& damage);
+  // Queues the event for whoever may see it; tell them with Notify once the lock is released.
+  void Queue(const Entry& entry, v1::MountEvent event, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void Notify(const Notices& notices);
+  static MountView ViewOf(const Entry& entry) { return {entry.mount, entry.slot, entry.worker}; }
+  void GiveBack(const std::string& mount_id);
+
+  const std::function<void(uint64_t)> on_gone_;
+  absl::Mutex mutex_;
+  absl::CondVar unmount_ended_;
+  uint64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::shared_ptr<MountSubscription>> subscriptions_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The answer wherever there is no such mount, or it is somebody else's: the two must look the same.
+absl::Status NotMounted(const std::string& path_or_id);
+
+}  // namespace dismd
+
+#endif  // DAEMON_FRONT_REGISTRY_H_

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "daemon/front/service.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/front/image_info.h"
+#include "daemon/front/judge.h"
+#include "daemon/front/limits.h"
+#include "daemon/front/slot.h"
+#include "daemon/front/unmount_operation.h"
+#include "libmount/base/log.h"
+#include "libmount/base/reason.h"
+
+namespace dismd {
+namespace {
+
+using libmount::LogContext;
+using libmount::MakeError;
+using libmount::Reason;
+using libmount::Severity;
+using libmount::UniqueFd;
+
+// Tasks of the service itself take turns with the users', as root's do.
+constexpr uint32_t kServiceKey = 0;
+
+}  // namespace
+
+Service::Service(EventLoop& loop, UniqueFd broker_socket)
+    : loop_(loop),
+      broker_(loop, std::move(broker_socket), *this),
+      registry_([this](uint64_t slot) { ReleaseGone(slot); }),
+      call_pool_(std::make_unique<FairPool>(kMaxConcurrentCalls, kMaxConcurrentCallsPerUid)),
+      info_pool_(std::make_unique<FairPool>(kMaxConcurrentInfos, kMaxConcurrentInfosPerUid)),
+      unmount_pool_(std::make_unique<FairPool>(kMaxConcurrentUnmounts, kMaxConcurrentUnmountsPerUid)),
+      mount_pool_(std::make_unique<FairPool>(kMaxConcurrentMounts, kMaxConcurrentMountsPerUid)) {}
+
+void Service::Close() {
+  stopping_ = true;
+  broker_.Close();
+  if (stopper_.joinable()) stopper_.join();
+  for (const auto& operation : operations_.Running()) operation->Cancel();
+}
+
+Service::~Service() {
+  Close();
+  mount_pool_.reset();
+  unmount_pool_.reset();
+  info_pool_.reset();
+  call_pool_.reset();
+  // The workers' events come to the registry and the budget, which go next.
+  for (const MountView& view : registry_.List(Caller())) {
+    if (view.worker != nullptr) view.worker->Close();
+  }
+}
+
+void Service::Start(ServeConnection serve) {
+  serve_ = std::move(serve);
+  broker_.Start();
+  internal::FrontToBroker ready;
+  ready.mutable_ready();
+  broker_.Tell(ready);
+}
+
+void Service::WaitForEnd() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&ended_));
+}
+
+void Service::End() {
+  absl::MutexLock lock(&mutex_);
+  ended_ = true;
+}
+
+absl::Status Service::CheckOpen() const {
+  if (!stopping_) return absl::OkStatus();
+  return MakeError(Reason::kShuttingDown, "the service is stopping and takes no new work");
+}
+
+void Service::Conclude(Operation& operation, const absl::Status& outcome) {
+  if (!outcome.ok()) {
+    bool ours = outcome.code() == absl::StatusCode::kInternal;  // not what a caller can be blamed for
+    libmount::Log(
+        ours ? Severity::kError : Severity::kInfo, operation.log_context(),
+        absl::StrCat(libmount::ReasonName(libmount::ReasonOf(outcome)), ": ", std::string(outcome.message())));
+  }
+  operation.Finish(outcome);
+}
+
+void Service::Launch(FairPool& pool, const std::shared_ptr<Operation>& operation, std::function<absl::Status()> run) {
+  FairPool::Ticket ticket =
+      pool.Submit(operation->owner(), [operation, run = std::move(run)] { Conclude(*operation, run()); });
+  // An operation that is cancelled while it waits for its turn does not wait any longer.
+  operation->OnCancel([&pool, ticket, weak = std::weak_ptr<Operation>(operation)] {
+    auto self = weak.lock();
+    if (self != nullptr && pool.Withdraw(ticket)) {
+      Conclude(*self, MakeError(Reason::kCancelled, "the operation was cancelled before it began"));
+    }
+  });
+}
+
+absl::StatusOr<std::shared_ptr<Operation>> Service::StartMount(const Caller& caller,
+                                                               const v1::MountImageRequest& request) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  if (absl::Status well_formed = CheckMountRequest(request); !well_formed.ok()) return well_formed;
+  absl::StatusOr<std::unique_ptr<MountSeat>> seat = registry_.Reserve(caller.uid);
+  if (!seat.ok()) return seat.status();
+  ProgressPlan plan = request.check_integrity() ? ProgressPlan::kMountWithIntegrityCheck : ProgressPlan::kMount;
+  auto operation = operations_.Create(caller, v1::OPERATION_KIND_MOUNT, plan);
+  if (!operation.ok()) return operation.status();
+  // Shared, since a std::function must be copyable.
+  auto held_seat = std::make_shared<std::unique_ptr<MountSeat>>(*std::move(seat));
+  Launch(*mount_pool_, *operation, [this, operation = *operation, caller, request, held_seat] {
+    return RunMount(tools(), *operation, caller, request, std::move(*held_seat));
+  });
+  return *operation;
+}
+
+absl::StatusOr<std::shared_ptr<Operation>> Service::StartUnmount(const Caller& caller,
+                                                                 const v1::UnmountImageRequest& request) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  if (request.mount_id().empty()) {
+    if (absl::Status path = CheckPath(request.mount_path(), "mount point"); !path.ok()) return path;
+  }
+  auto operation = operations_.Create(caller, v1::OPERATION_KIND_UNMOUNT, ProgressPlan::kUnmount);
+  if (!operation.ok()) return operation.status();
+  Launch(*unmount_pool_, *operation,
+         [this, operation = *operation, caller, request] { return UnmountForCaller(*operation, caller, request); });
+  return *operation;
+}
+
+absl::Status Service::UnmountForCaller(Operation& operation, const Caller& caller,
+                                       const v1::UnmountImageRequest& request) {
+  operation.Report({libmount::Phase::kUnmounting, 0, 0});
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  if (!view.ok()) return view.status();
+  operation.SetMount(view->mount);
+  if (request.changes() == v1::CHANGES_COMMIT) {
+    return MakeError(Reason::kMountReadOnly, absl::StrCat(view->mount.mount_path(),
+                                                          " is mounted read-only and has nothing to commit; unmount it "
+                                                          "with its changes discarded"));
+  }
+  if (request.changes() != v1::CHANGES_DISCARD && request.changes() != v1::CHANGES_UNSPECIFIED) {
+    return MakeError(Reason::kInvalidFlags, absl::StrCat("unknown value for changes: ", request.changes()));
+  }
+  return RunUnmount(tools(), view->mount.mount_id(), operation.cancel_token(), operation.log_context());
+}
+
+absl::Status Service::CommitImage(const Caller& caller, const v1::CommitImageRequest& request) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  if (!view.ok()) return view.status();
+  if (view->mount.read_only()) {
+    return MakeError(Reason::kMountReadOnly,
+                     absl::StrCat(view->mount.mount_path(), " is mounted read-only and has nothing to commit"));
+  }
+  return MakeError(Reason::kNotImplemented, "this version commits no images");
+}
+
+absl::Status Service::RemountImage(const Caller& caller, const v1::RemountImageRequest& request) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  if (!view.ok()) return view.status();
+  return MakeError(Reason::kNotImplemented, "this version remounts no images; unmount it and mount it again");
+}
+
+absl::StatusOr<std::shared_ptr<Operation>> Service::FindOperation(const Caller& caller, const std::string& id) {
+  return operations_.Find(caller, id);
+}
+
+absl::StatusOr<v1::GetImageInfoResponse> Service::GetImageInfo(const Caller& caller,
+                                                               const v1::GetImageInfoRequest& request,
+                                                               CancelToken& cancel) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  if (absl::Status path = CheckPath(request.image_path(), "image file"); !path.ok()) return path;
+  if (cancel.cancelled()) return MakeError(Reason::kCancelled, "the call was cancelled");
+  return ReadImageInfo(tools(), caller, request.image_path(), cancel);
+}
+
+v1::ListMountsResponse Service::ListMounts(const Caller& caller) {
+  v1::ListMountsResponse response;
+  for (MountView& view : registry_.List(caller)) *response.add_mounts() = std::move(view.mount);
+  return response;
+}
+
+absl::StatusOr<v1::GetMountResponse> Service::GetMount(const Caller& caller, const v1::GetMountRequest& request) {
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  if (!view.ok()) return view.status();
+  v1::GetMountResponse response;
+  *response.mutable_mount() = std::move(view->mount);
+  if (view->worker != nullptr) {
+    internal::WorkerStats stats = view->worker->FreshStats(kStatsDeadline);
+    v1::MountStats& counters = *response.mutable_mount()->mutable_stats();
+    counters.set_requests(stats.requests());
+    counters.set_reads(stats.reads());
+    counters.set_bytes_read(stats.bytes_read());
+    counters.set_cache_bytes(stats.cache_bytes());
+    counters.set_chunks_decoded(stats.chunks_decoded());
+    counters.set_resident_bytes(stats.resident_bytes());
+  }
+  return response;
+}
+
+absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(const Caller& caller) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  v1::CleanupMountpointsResponse response;
+  CancelToken never;
+  for (const MountView& view : registry_.List(caller)) {
+    if (view.mount.status() != v1::MOUNT_STATUS_INVALID) continue;
+    absl::Status unmounted = RunUnmount(tools(), view.mount.mount_id(), never, LogContext{"", "", caller.uid});
+    if (unmounted.ok()) *response.add_removed() = view.mount;
+  }
+  return response;
+}
+
+v1::GetServerInfoResponse Service::GetServerInfo(const Caller& caller) {
+  v1::GetServerInfoResponse response;
+  {
+    absl::MutexLock lock(&mutex_);
+    response.set_version(config_.version());
+    response.set_rootless(config_.rootless());
+  }
+  response.set_caller_uid(caller.uid);
+  response.set_operation_retention_seconds(static_cast<uint32_t>(absl::ToInt64Seconds(kOperationRetention)));
+  v1::Limits& limits = *response.mutable_limits();
+  limits.set_mounts(kMaxMounts);
+  limits.set_mounts_per_uid(kMaxMountsPerUid);
+  limits.set_operations_per_uid(kMaxOperationsPerUid);
+  limits.set_concurrent_mounts(kMaxConcurrentMounts);
+  limits.set_connections_per_uid(kMaxConnectionsPerUid);
+  limits.set_watches_per_uid(kMaxWatchesPerUid);
+  limits.set_message_bytes(kMaxRequestBytes);
+  return response;
+}
+
+absl::StatusOr<std::unique_ptr<WatchSeat>> Service::TakeWatchSeat(const Caller& caller) {
+  absl::MutexLock lock(&mutex_);
+  size_t& count = watches_[caller.uid];
+  if (count >= kMaxWatchesPerUid) {
+    return MakeError(
+        Reason::kTooManyOperations,
+        absl::StrCat("you have ", count, " watching calls, which is the limit per user (watches_per_uid)"));
+  }
+  ++count;
+  return std::make_unique<WatchSeat>([this, uid = caller.uid] {
+    absl::MutexLock lock(&mutex_);
+    auto place = watches_.find(uid);
+    if (--place->second == 0) watches_.erase(place);
+  });
+}
+
+void Service::ReleaseGone(uint64_t slot) {
+  call_pool_->Submit(kServiceKey, [this, slot] {
+    budget_.Remove(slot);
+    ReleaseSlot(broker_, slot);
+  });
+}
+
+}  // namespace dismd

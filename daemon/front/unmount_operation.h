@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The run of an UnmountImage (also as part of a clean-up, or of the service's stop).
+
+#ifndef DAEMON_FRONT_UNMOUNT_OPERATION_H_
+#define DAEMON_FRONT_UNMOUNT_OPERATION_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/front/mount_operation.h"
+
+namespace dismd {
+
+// The caller's mount with this path or id: a registered path as it is, else where the path leads for the caller.
+// NOT_MOUNTED, INVALID_PATH.
+absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, const std::string& mount_path,
+                                    const std::string& mount_id);
+
+// Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
+// finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins).
+absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
+                        const libmount::LogContext& log_context);
+
+}  // namespace dismd
+
+#endif  // DAEMON_FRONT_UNMOUNT_OPERATION_H_
