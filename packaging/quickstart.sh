@@ -24,8 +24,18 @@ step() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '  %s\n' "$*"; }
 die() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 milliseconds() { local now=$EPOCHREALTIME; echo $((10#${now/[.,]/} / 1000)); }
-# Prints a command as one would type it, then runs it.
-show() { printf '  $ %s\n' "${*//$root\//}"; "$@"; }
+# Prints a command as one would type it.
+type_in() { printf '  $ %s\n' "$*"; }
+# Prints a command, runs it, and shows the first lines of what it says.
+show() {
+  local lines
+  type_in "$*"
+  mapfile -t lines < <("$@" || echo "$?" >"$work/failed")
+  [[ ! -e $work/failed ]] || die "that failed (exit status $(<"$work/failed"))"
+  ((${#lines[@]} == 0)) || printf '    %s\n' "${lines[@]:0:shown_lines}"
+  ((${#lines[@]} <= shown_lines)) || printf '    ... and %d lines more\n' $((${#lines[@]} - shown_lines))
+}
+shown_lines=24
 
 ((EUID == 0)) || die "installing packages needs root: sudo packaging/quickstart.sh${image:+ $image}"
 if [[ -n $image ]]; then
@@ -58,7 +68,7 @@ chmod 755 "$work"
 
 step "1. Packages"
 "$root/packaging/install-packages.sh" build run
-say "everything that dismd needs is installed"
+say "all there"
 
 step "2. Build (some minutes the first time)"
 build() { (cd "$root" && cmake --preset release -G Ninja && cmake --build --preset release) >"$work/build.log" 2>&1; }
@@ -74,8 +84,9 @@ if [[ -z $image ]]; then
   find /usr/share/doc -maxdepth 2 -name copyright | sort | head -n 200 |
     while read -r file; do cp "$file" "$work/files/Documents/$(basename "$(dirname "$file")").txt"; done
   image=$work/quickstart.wim
-  show wimlib-imagex capture "$work/files" "$image" "Quick start" --compress=XPRESS >"$work/capture.log" 2>&1 ||
-    { tail "$work/capture.log" >&2; die "wimlib-imagex could not make the WIM"; }
+  type_in wimlib-imagex capture "$work/files" "$image" "Quick start" --compress=XPRESS
+  wimlib-imagex capture "$work/files" "$image" "Quick start" --compress=XPRESS >"$work/capture.log" 2>&1 ||
+    { tail -n 3 "$work/capture.log" >&2; die "wimlib-imagex could not make the WIM"; }
   say "$(find "$work/files" -type f | wc -l) files, $(du -sm --apparent-size "$work/files" | cut -f1) MiB; $(du -m "$image" | cut -f1) MiB as a WIM"
 else
   step "3. Your image"
@@ -85,8 +96,8 @@ fi
 step "4. A private service"
 export DISMD_ADDRESS=unix:$work/dismd.sock
 PATH=$root/build/bin:$PATH
-say "\$ build/bin/dismd --socket $work/dismd.sock --state-dir $work/state &"
-say "\$ export DISMD_ADDRESS=$DISMD_ADDRESS"
+type_in "dismd --socket $work/dismd.sock --state-dir $work/state &"
+type_in "export DISMD_ADDRESS=$DISMD_ADDRESS"
 mkdir -p "$work/state"
 "$root/build/bin/dismd" --socket "$work/dismd.sock" --state-dir "$work/state" >"$work/dismd.log" 2>&1 &
 service=$!
@@ -98,7 +109,7 @@ done
 say "running as process $service"
 
 step "5. What the image says of itself"
-show dismctl info "$image" | head -n 40
+show dismctl info "$image"
 
 step "6. Mount"
 mkdir "$work/mnt"
@@ -111,11 +122,7 @@ say "mounted in $((after - before)) ms, listed $(($(milliseconds) - after)) ms l
 
 step "7. Look around"
 show dismctl list
-printf '\n  $ cd %s; find . -maxdepth 2   (the first 24)\n' "$work/mnt"
-# No pipe into head: find would complain of the closed pipe.
-mapfile -t names < <(cd "$work/mnt" && find . -mindepth 1 -maxdepth 2 -printf '%y %10s  %P\n' 2>/dev/null | sort -k3)
-printf '  %s\n' "${names[@]:0:24}"
-((${#names[@]} <= 24)) || say "... and $((${#names[@]} - 24)) more at this depth"
+show find "$work/mnt" -mindepth 1 -maxdepth 2 -printf '%y %10s  %P\n'
 before=$(milliseconds)
 entries=$(find "$work/mnt" -printf '%s %t\n' | wc -l)
 say "found $entries entries, each with size and time, in $(($(milliseconds) - before)) ms"
@@ -134,6 +141,6 @@ service=
 say "the service has stopped and nothing of it is left: no mount, no process, no file"
 
 step "Next"
-say "sudo build/bin/dismd                                     the service, at /run/dismd/dismd.sock"
-say "build/bin/dismctl mount IMAGE DIR --index 1 --read-only   as any user, into a directory of your own"
-say "build/bin/dismd --help, build/bin/dismctl --help          the manuals"
+say "sudo build/bin/dismd                                      starts the service for this machine"
+say "build/bin/dismctl mount IMAGE DIR --index 1 --read-only   mounts, as any user, at a directory of your own"
+say "build/bin/dismd --help, build/bin/dismctl --help          the manuals; README.md has the rest"
