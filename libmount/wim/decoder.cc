@@ -72,15 +72,14 @@ absl::StatusOr<DecoderPool::Lease> DecoderPool::Take(Compression compression, ui
 void DecoderPool::Put(std::unique_ptr<Decoder> decoder) {
   if (decoder->input_.size() > kKeptInputBuffer) decoder->input_ = ChunkBuffer();
   absl::MutexLock lock(&mutex_);
-  if (max_idle_ == 0) return;
   if (idle_.size() == max_idle_) idle_.erase(idle_.begin());
   idle_.push_back(std::move(decoder));
 }
 
-void DecoderPool::SetMaxIdle(size_t max_idle) {
+void DecoderPool::Clear() {
+  std::vector<std::unique_ptr<Decoder>> idle;
   absl::MutexLock lock(&mutex_);
-  max_idle_ = max_idle;
-  while (idle_.size() > max_idle_) idle_.erase(idle_.begin());
+  idle.swap(idle_);
 }
 
 }  // namespace libmount

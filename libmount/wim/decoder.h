@@ -68,14 +68,14 @@ class DecoderPool {
 
   absl::StatusOr<Lease> Take(Compression compression, uint32_t chunk_size);
 
-  // From now on keeps at most so many; 0 frees all.
-  void SetMaxIdle(size_t max_idle);
+  // Frees those that nobody uses.
+  void Clear();
 
  private:
   void Put(std::unique_ptr<Decoder> decoder);
 
+  const size_t max_idle_;
   absl::Mutex mutex_;
-  size_t max_idle_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Decoder>> idle_ ABSL_GUARDED_BY(mutex_);  // the last one was used last
 };
 

@@ -26,8 +26,9 @@ namespace {
 constexpr size_t kMaxInput = size_t{1} << 20;
 // Fewer chunks are not worth waking another thread for.
 constexpr size_t kMinJobsToSplit = 4;
-// The part of the cache's budget that small blobs of solid chunks may take.
-constexpr size_t kSmallBlobShare = 2;
+// The small blobs of solid chunks may take three quarters of the cache's budget: whoever reads them has little use for
+// the chunks, of which the newest is kept in any case.
+constexpr size_t SmallBlobShare(size_t budget) { return budget / 4 * 3; }
 // Solid resources whose tables are kept; real images have one or two.
 constexpr size_t kMaxSolidTables = 16;
 
@@ -59,9 +60,10 @@ class ResourceReader::Impl {
                                                   : std::max(1u, std::thread::hardware_concurrency())),
         visit_blobs_(std::move(options.visit_blobs)),
         cache_(options.cache_budget),
-        small_blobs_(options.cache_budget / kSmallBlobShare),
+        small_blobs_(SmallBlobShare(options.cache_budget)),
         decoders_(thread_count_),
-        runner_(thread_count_ - 1) {}
+        runner_(thread_count_ - 1),
+        budget_(options.cache_budget) {}
 
   absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
   void SetCacheBudget(size_t bytes);
@@ -94,6 +96,7 @@ class ResourceReader::Impl {
   DecoderPool decoders_;
   ParallelRunner runner_;
   std::atomic<int> active_reads_ = 0;
+  std::atomic<size_t> budget_;
   std::atomic<uint64_t> chunks_decoded_ = 0;
   std::atomic<uint64_t> bytes_decoded_ = 0;
 
@@ -281,8 +284,9 @@ size_t ResourceReader::Impl::KeepSmallBlobs(const Open& resource, uint64_t chunk
 }
 
 void ResourceReader::Impl::SetCacheBudget(size_t bytes) {
-  decoders_.SetMaxIdle(bytes == 0 ? 0 : thread_count_);
-  small_blobs_.SetBudget(bytes / kSmallBlobShare);
+  // A smaller budget means that others need the memory more: decoders and their buffers are soon made again.
+  if (budget_.exchange(bytes) > bytes) decoders_.Clear();
+  small_blobs_.SetBudget(SmallBlobShare(bytes));
   cache_.SetReserved(small_blobs_.bytes());
   cache_.SetBudget(bytes);
 }

@@ -46,7 +46,7 @@ class ResourceReader {
   // REQUIRES: the range lies within the resource. kBadImageFormat (does not decode), kImageChanged.
   absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
 
-  // Shrinking frees at once; 0 also frees the decoders. A chunk larger than the budget is kept while it is the newest
+  // Shrinking frees at once, idle decoders too. A chunk larger than the budget is kept while it is the newest
   // one, until the next call of this: whoever goes idle sets 0.
   void SetCacheBudget(size_t bytes);
 
