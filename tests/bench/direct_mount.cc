@@ -4,11 +4,13 @@
 //
 //   direct_mount WORKER IMAGE INDEX DIR [CACHE_MIB]
 //
-// Needs root. Plays front and broker, prints the worker's pid and "mounted", and stays until DIR is unmounted.
+// Needs root. Plays front and broker, prints the worker's pid and "mounted", and stays until DIR is unmounted. For each
+// line on its input it prints the worker's counters.
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,6 +105,31 @@ void RaiseReadAhead(const UniqueFd& mount) {
   fclose(file);
 }
 
+// The next message, and counters for who asks for them, until the mount has ended.
+void PrintCountersUntilUnmounted(Channel& front) {
+  pollfd entries[] = {{front.fd(), POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
+  for (;;) {
+    poll(entries, 2, -1);
+    if (entries[1].revents != 0) {
+      char line[256];
+      if (read(STDIN_FILENO, line, sizeof(line)) <= 0) entries[1].fd = -1;
+      dismd::internal::FrontToWorker request;
+      request.mutable_get_stats();
+      if (!front.Send(request).ok()) return;
+    }
+    if (entries[0].revents == 0) continue;
+    WorkerToFront message;
+    std::vector<UniqueFd> fds;
+    auto received = front.Receive(&message, &fds);
+    if (!received.ok() || *received != Channel::Received::kMessage || message.has_serving_ended()) return;
+    const dismd::internal::WorkerStats& stats = message.stats();
+    printf("requests %lu, reads %lu, MiB read %lu, chunks decoded %lu, cache hits %lu, resident MiB %lu\n",
+           stats.requests(), stats.reads(), stats.bytes_read() >> 20, stats.chunks_decoded(), stats.cache_hits(),
+           stats.resident_bytes() >> 20);
+    fflush(stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -140,7 +167,7 @@ int main(int argc, char** argv) {
   }
   printf("worker %d\nmounted\n", worker);
   fflush(stdout);
-  Expect(front, WorkerToFront::kServingEnded);
+  PrintCountersUntilUnmounted(front);
   int status = 0;
   waitpid(worker, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
