@@ -36,12 +36,9 @@ FrontProcess::~FrontProcess() {
 
 void FrontProcess::Start() {
   auto pair = Channel::CreatePair();
-  absl::StatusOr<Process> process = pair.status();
-  if (pair.ok()) {
-    ProgramStart start = program_;
-    start.fds = {pair->second.get()};
-    process = StartProgram(start);
-  }
+  ProgramStart start = program_;
+  if (pair.ok()) start.fds = {pair->second.get()};
+  absl::StatusOr<Process> process = pair.ok() ? StartProgram(start) : absl::StatusOr<Process>(pair.status());
   if (!process.ok()) {
     Log(Severity::kError, absl::StrCat("cannot start dismd-front: ", std::string(process.status().message())));
     return Restart();
