@@ -8,6 +8,7 @@
 #ifndef DAEMON_FRONT_BROKER_LINK_H_
 #define DAEMON_FRONT_BROKER_LINK_H_
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -79,7 +80,7 @@ class BrokerLink {
   EventLoop& loop_;
   Channel channel_;
   BrokerEvents& events_;
-  EventLoop::WatchId watch_ = 0;
+  std::atomic<EventLoop::WatchId> watch_ = 0;
 
   absl::Mutex mutex_;
   absl::CondVar answered_;

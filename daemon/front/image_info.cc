@@ -48,10 +48,10 @@ absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const
   Slot& slot = **inspected;
   if (absl::Status found = JudgePresence(paths, slot.facts()); !found.ok()) return found;
   if (absl::Status known = JudgeExtension(image_path); !known.ok()) return known;
+  if (absl::Status visible = JudgeNamespace(slot.facts()); !visible.ok()) return visible;
   if (absl::Status wim = JudgeDisk(image_path); !wim.ok()) return wim;
   if (absl::Status local = JudgeImageLocation(paths, slot.facts()); !local.ok()) return local;
   if (absl::Status may = JudgeAccess(paths, slot.facts()); !may.ok()) return may;
-  if (absl::Status visible = JudgeNamespace(slot.facts()); !visible.ok()) return visible;
   if (cancel.cancelled()) return MakeError(Reason::kCancelled, "the call was cancelled");
 
   absl::Status started = slot.StartWorker(tools.loop, "", "", [](const internal::WorkerToFront&) {});

@@ -41,16 +41,6 @@ absl::Status JudgeOpenError(int error, Reason not_found, const std::string& what
   }
 }
 
-std::string NamespaceHint(const PathFacts& facts) {
-  return facts.other_namespace() ? " (you live in another mount namespace than the service, which sees other files)"
-                                 : "";
-}
-
-absl::Status WithHint(const absl::Status& status, const PathFacts& facts) {
-  if (status.ok() || !facts.other_namespace()) return status;
-  return MakeError(libmount::ReasonOf(status), absl::StrCat(std::string(status.message()), NamespaceHint(facts)));
-}
-
 bool EndsWithAny(const std::string& path, std::initializer_list<const char*> extensions) {
   for (const char* extension : extensions) {
     if (absl::EndsWithIgnoreCase(path, extension)) return true;
@@ -78,12 +68,13 @@ absl::Status CheckPath(const std::string& path, const char* what) {
 }
 
 absl::Status JudgePresence(const MountPaths& paths, const PathFacts& facts) {
+  if (facts.other_namespace()) return absl::OkStatus();  // nothing was looked at
   absl::Status image = JudgeOpenError(facts.image_errno(), Reason::kImageNotFound, "image file", paths.image);
-  if (!image.ok()) return WithHint(image, facts);
+  if (!image.ok()) return image;
   bool with_mount_point = !paths.mount.empty();
   if (with_mount_point && facts.mount_errno() != ENOTDIR) {
     absl::Status mount = JudgeOpenError(facts.mount_errno(), Reason::kMountPointNotFound, "mount point", paths.mount);
-    if (!mount.ok()) return WithHint(mount, facts);
+    if (!mount.ok()) return mount;
   }
   if (facts.image_errno() == 0 && facts.image_is_directory()) {
     return MakeError(Reason::kInvalidPath,
@@ -176,12 +167,12 @@ absl::Status JudgeWriting(const MountPaths& paths, const PathFacts& facts, const
 absl::Status JudgeAccess(const MountPaths& paths, const PathFacts& facts) {
   if (IsDenied(facts.image_errno())) {
     return MakeErrnoError(Reason::kAccessDenied, facts.image_errno(),
-                          absl::StrCat("you may not read the image file ", paths.image, NamespaceHint(facts)));
+                          absl::StrCat("you may not read the image file ", paths.image));
   }
   if (paths.mount.empty()) return absl::OkStatus();
   if (IsDenied(facts.mount_errno())) {
     return MakeErrnoError(Reason::kAccessDenied, facts.mount_errno(),
-                          absl::StrCat("you may not reach the mount point ", paths.mount, NamespaceHint(facts)));
+                          absl::StrCat("you may not reach the mount point ", paths.mount));
   }
   if (!facts.mount_owned_by_caller()) {
     return MakeError(Reason::kAccessDenied, absl::StrCat("the mount point ", paths.mount, " belongs to uid ",

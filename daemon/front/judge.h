@@ -5,7 +5,10 @@
 //
 //   paths well-formed · image and mount point there, of the right kind · extension · (content, index, name: the worker)
 //   · mount point empty, not in use, no root · image not on a network · writable, if asked · (integrity: the worker)
-//   · access · policy · the caller's namespace
+//   · access · policy
+//
+// For a caller in another mount namespace the broker opens nothing, since the paths mean other files there: that is the
+// answer, unless the paths themselves are wrong.
 //
 // All are pure functions.
 

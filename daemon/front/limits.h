@@ -36,7 +36,7 @@ inline constexpr size_t kMaxConcurrentCalls = 32;
 inline constexpr size_t kMaxConcurrentCallsPerUid = 4;
 
 // Enforced by the broker, which accepts; told here.
-inline constexpr uint32_t kMaxConnectionsPerUid = 64;
+inline constexpr uint32_t kMaxConnectionsPerUid = 128;
 
 // WatchMounts and WatchOperation streams.
 inline constexpr size_t kMaxWatchesPerUid = 32;

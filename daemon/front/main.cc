@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "daemon/front/connections.h"
 #include "daemon/front/event_loop.h"
 #include "daemon/front/service.h"
@@ -49,6 +51,11 @@ int main() {
     return 2;
   }
   libmount::InitLogging("front");
+#ifdef NDEBUG
+  // Debian's Abseil looks for cycles of locks at every Lock, and ends the process at the first that could be one: right
+  // for tests, not for a service.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
   DropWhatIsNotNeeded();
   {
     dismd::EventLoop loop;

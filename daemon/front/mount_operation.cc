@@ -99,6 +99,7 @@ absl::Status Mounter::Inspect() {
   if (operation_.cancelled()) return Cancelled();
   if (absl::Status found = JudgePresence(paths_, slot_->facts()); !found.ok()) return found;
   if (absl::Status known = JudgeExtension(paths_.image); !known.ok()) return known;
+  if (absl::Status visible = JudgeNamespace(slot_->facts()); !visible.ok()) return visible;
   return JudgeDisk(paths_.image);
 }
 
@@ -163,7 +164,6 @@ absl::Status Mounter::CheckIntegrity() {
 absl::Status Mounter::JudgeRights() {
   if (absl::Status may = JudgeAccess(paths_, slot_->facts()); !may.ok()) return may;
   if (absl::Status permitted = tools_.policy.MayMount(caller_, request_); !permitted.ok()) return permitted;
-  if (absl::Status visible = JudgeNamespace(slot_->facts()); !visible.ok()) return visible;
   if (!request_.read_only()) {
     return MakeError(Reason::kNotImplemented,
                      absl::StrCat("cannot mount ", paths_.image, " for writing: this version mounts read-only"));

@@ -239,11 +239,14 @@ void MountRegistry::OnWorkerEvent(uint64_t slot, const internal::WorkerToFront& 
                                          BoundedText(event.image_changed().message(), kMaxWorkerTextBytes),
                                          "; unmount it and mount the image again"));
   }
-  if (event.has_serving_ended() && event.serving_ended().has_error()) {
+  if (!event.has_serving_ended()) return;
+  if (event.serving_ended().has_error()) {
     return Invalidate(slot, absl::StrCat("the mount can no longer be served: ",
                                          BoundedText(event.serving_ended().error().message(), kMaxWorkerTextBytes),
                                          "; unmount it and mount the image again"));
   }
+  absl::MutexLock lock(&mutex_);
+  if (Entry* entry = EntryOfSlot(slot)) entry->served_to_the_end = true;
 }
 
 void MountRegistry::OnWorkerExited(uint64_t slot, int exit_status) {
@@ -252,6 +255,8 @@ void MountRegistry::OnWorkerExited(uint64_t slot, int exit_status) {
     Entry* entry = EntryOfSlot(slot);
     if (entry == nullptr || entry->state == State::kUnmounting) return;  // just what an unmount wants
     entry->mount.set_worker_pid(0);
+    // Unmounted by hand: the broker, who knows, says next that the mount is gone.
+    if (entry->served_to_the_end && exit_status == 0) return;
   }
   Invalidate(slot, absl::StrCat("the process that served the mount ", DescribeExit(exit_status),
                                 "; unmount it and mount the image again"));

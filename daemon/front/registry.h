@@ -112,6 +112,7 @@ class MountRegistry {
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
     bool gone = false;
+    bool served_to_the_end = false;  // the worker says that the kernel unmounted it
   };
   using Notices = std::vector<std::shared_ptr<MountSubscription>>;
 

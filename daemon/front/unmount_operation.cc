@@ -36,10 +36,7 @@ absl::Status AskToUnmount(BrokerLink& broker, const MountView& view, bool detach
   request.mutable_unmount()->set_slot_id(view.slot);
   request.mutable_unmount()->set_detach(detach);
   absl::StatusOr<BrokerAnswer> answer = broker.Call(std::move(request));
-  if (!answer.ok()) {
-    bool busy = libmount::ReasonOf(answer.status()) == Reason::kMountBusy;
-    return busy ? DescribeBusy(view.mount, internal::BusyMount()) : answer.status();
-  }
+  if (!answer.ok()) return answer.status();
   if (answer->reply.has_busy()) return DescribeBusy(view.mount, answer->reply.busy());
   return absl::OkStatus();
 }
@@ -57,7 +54,9 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
   absl::StatusOr<BrokerAnswer> answer = tools.broker.Call(std::move(request));
   if (!answer.ok()) {
     Reason reason = libmount::ReasonOf(answer.status());
-    if (reason == Reason::kShuttingDown || reason == Reason::kPathTimedOut) return answer.status();
+    for (Reason told : {Reason::kShuttingDown, Reason::kPathTimedOut, Reason::kOtherNamespace}) {
+      if (reason == told) return answer.status();
+    }
     return NotMounted(mount_path);
   }
   const internal::PathsResolved& resolved = answer->reply.paths_resolved();

@@ -37,10 +37,17 @@ absl::Status Silent(absl::Duration patience) {
 std::shared_ptr<WorkerLink> WorkerLink::Start(EventLoop& loop, libmount::UniqueFd control, EventHandler on_event) {
   std::shared_ptr<WorkerLink> link(new WorkerLink(loop, std::move(control), std::move(on_event)));
   std::weak_ptr<WorkerLink> weak = link;
-  absl::MutexLock lock(&link->mutex_);
-  link->watch_ = loop.Add(link->channel_.fd(), EPOLLIN, [weak](uint32_t) {
+  // Without the link's lock: the loop's comes first.
+  EventLoop::WatchId watch = loop.Add(link->channel_.fd(), EPOLLIN, [weak](uint32_t) {
     if (auto self = weak.lock()) self->OnReadable();
   });
+  bool ended;
+  {
+    absl::MutexLock lock(&link->mutex_);
+    link->watch_ = watch;
+    ended = !link->state_.ok();
+  }
+  if (ended) link->Close();  // it did while there was no watch to remove
   return link;
 }
 

@@ -213,7 +213,7 @@ std::vector<Row> Rows() {
   using Request = v1::MountImageRequest;
   using Facts = internal::PathFacts;
   return {
-      {"path", [](FakeBroker&, Request& r) { r.set_image_path("a.wim"); }, Reason::kInvalidPath},
+      {"path", [](FakeBroker&, Request& r) { r.set_mount_path("mnt"); }, Reason::kInvalidPath},
       {"missing image", [](FakeBroker& b, Request&) { ChangeFacts(b, [](Facts& f) { f.set_image_errno(ENOENT); }); },
        Reason::kImageNotFound},
       {"missing mount point",
@@ -236,8 +236,6 @@ std::vector<Row> Rows() {
       {"owner", [](FakeBroker& b, Request&) { ChangeFacts(b, [](Facts& f) { f.set_mount_owned_by_caller(false); }); },
        Reason::kAccessDenied},
       {"policy", [](FakeBroker&, Request& r) { r.set_allow_other(true); }, Reason::kDeniedByPolicy},
-      {"namespace", [](FakeBroker& b, Request&) { ChangeFacts(b, [](Facts& f) { f.set_other_namespace(true); }); },
-       Reason::kOtherNamespace},
   };
 }
 
@@ -569,11 +567,37 @@ TEST_F(FrontService, AWatcherThatDoesNotReadIsEnded) {
   service_.registry().Unsubscribe(subscription);
 }
 
+TEST_F(FrontService, ACallerInAnotherNamespaceIsToldSo) {
+  broker_.facts = [](const internal::InspectPaths&) {  // nothing was opened
+    internal::PathFacts facts;
+    facts.set_other_namespace(true);
+    return facts;
+  };
+  EXPECT_EQ(ReasonOf(Mount(kAnna, Request())), Reason::kOtherNamespace);
+  v1::GetImageInfoRequest info;
+  info.set_image_path("/home/install.wim");
+  CancelToken token;
+  EXPECT_EQ(ReasonOf(service_.GetImageInfo(Of(kAnna), info, token).status()), Reason::kOtherNamespace);
+  v1::MountImageRequest request = Request();
+  request.set_image_path("/home/install.iso");
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kUnsupportedImageType);
+}
+
 TEST_F(FrontService, AnUmountByHandIsNoticed) {
   ASSERT_TRUE(Mount(kAnna, Request()).ok());
   Events events(service_, Of(kAnna));
   events.Next();
   events.Next();
+  // What happens then: the worker's service ends, it exits, and the broker finds no mount any more.
+  internal::WorkerToFront ended;
+  ended.mutable_serving_ended();
+  broker_.SendFromWorker(1, ended);
+  v1::GetMountRequest get;
+  get.set_mount_path("/home/mnt");
+  ASSERT_TRUE(service_.GetMount(Of(kAnna), get).ok());  // the worker's answer comes behind its event
+  internal::BrokerToFront exited;
+  exited.mutable_worker_exited()->set_slot_id(1);
+  broker_.SendToFront(exited);
   internal::BrokerToFront gone;
   gone.mutable_mount_gone()->set_slot_id(1);
   broker_.SendToFront(gone);
