@@ -84,7 +84,7 @@ std::pair<UniqueFd, UniqueFd> MakeMount() {
   set("user_id", "0");
   set("group_id", "0");
   set("max_read", std::to_string(libmount::kFuseMaxRead));
-  for (const char* flag : {"default_permissions", "allow_other"}) {
+  for (const char* flag : {"default_permissions", "allow_other", "ro"}) {
     if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, flag, nullptr, 0) != 0) Die(flag);
   }
   if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) Die("fsconfig");
