@@ -298,7 +298,10 @@ AsUser::~AsUser() {
   }
 }
 
-std::string BinaryPath(const std::string& name) { return std::string(DISMD_BIN_DIR) + "/" + name; }
+std::string BinaryPath(const std::string& name) {
+  const char* directory = getenv("DISMD_BIN_DIR");
+  return std::string(directory != nullptr ? directory : DISMD_BIN_DIR) + "/" + name;
+}
 
 std::string WhyNoMounts() {
   if (getuid() != 0) return "these tests mount: run them as root";

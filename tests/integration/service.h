@@ -120,7 +120,8 @@ class AsUser {
   std::vector<gid_t> groups_;
 };
 
-// The path of a program of this build, such as "dismctl".
+// The path of a program of this build, such as "dismctl"; of another where the variable DISMD_BIN_DIR names its bin
+// directory.
 std::string BinaryPath(const std::string& name);
 
 // What is missing for tests that mount (root, /dev/fuse); "" when nothing is. Such a test fails with this text.

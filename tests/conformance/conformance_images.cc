@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "tests/conformance/conformance_images.h"
+
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <codecvt>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <locale>
+
+extern char** environ;
+
+namespace dismd::testing {
+namespace fs = std::filesystem;
+
+namespace {
+
+// Offsets in a WIM's header, and flags in it.
+constexpr size_t kHeaderBytes = 208;
+constexpr size_t kFlagsOffset = 16;
+constexpr uint32_t kFlagReadOnly = 0x4;
+constexpr uint32_t kFlagWriteInProgress = 0x40;
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+void WriteAll(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+std::string WithFlag(std::string wim, uint32_t flag) {
+  uint32_t flags = 0;
+  memcpy(&flags, &wim[kFlagsOffset], sizeof(flags));
+  flags |= flag;
+  memcpy(&wim[kFlagsOffset], &flags, sizeof(flags));
+  return wim;
+}
+
+// Bytes that no codec makes small.
+std::string Noise(size_t size) {
+  std::string bytes(size, '\0');
+  uint32_t state = 1;
+  for (char& byte : bytes) {
+    state = state * 1664525 + 1013904223;
+    byte = static_cast<char>(state >> 24);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+bool RunProgram(const std::vector<std::string>& arguments) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  pid_t pid = 0;
+  if (posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ) != 0) return false;
+  int status = 0;
+  return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+std::string MakeImages(const std::string& directory) {
+  const auto at = [&directory](const char* name) { return directory + "/" + name; };
+  const std::string tree = at("tree");
+  fs::create_directories(tree + "/folder");
+  WriteAll(tree + "/hello.txt", "Hello, world\n");
+  WriteAll(tree + "/folder/noise.bin", Noise(3 << 20));
+
+  const auto capture = [&](const char* name, const char* image_name, std::vector<std::string> options) {
+    std::vector<std::string> command = {"wimcapture", tree, at(name), image_name, "--no-acls", "--quiet"};
+    command.insert(command.end(), options.begin(), options.end());
+    return RunProgram(command);
+  };
+  if (!capture("small.wim", "Small", {"--compress=XPRESS"})) return "wimcapture of small.wim failed";
+  if (!capture("two.wim", "First", {"--compress=LZX"})) return "wimcapture of two.wim failed";
+  if (!RunProgram({"wimappend", tree, at("two.wim"), "Second", "--no-acls", "--quiet"})) return "wimappend failed";
+  if (!capture("checked.wim", "Checked", {"--compress=XPRESS", "--check"})) return "wimcapture of checked.wim failed";
+  if (!capture("solid.esd", "Solid", {"--solid"})) return "wimcapture of solid.esd failed";
+  if (!capture("pipable.wim", "Pipable", {"--pipable"})) return "wimcapture of pipable.wim failed";
+  if (!RunProgram({"wimsplit", at("small.wim"), at("split.swm"), "1"})) return "wimsplit failed";
+  if (!fs::exists(at("split2.swm"))) return "the split set has one part";
+
+  fs::copy_file(at("split.swm"), at("lonely.swm"));
+  const std::string small = ReadAll(at("small.wim"));
+  std::string checked = ReadAll(at("checked.wim"));
+  checked[kHeaderBytes + 1000] ^= 1;  // inside a blob: only the table tells
+  WriteAll(at("check-fails.wim"), checked);
+  WriteAll(at("being-written.wim"), WithFlag(small, kFlagWriteInProgress));
+  WriteAll(at("write-protected.wim"), WithFlag(small, kFlagReadOnly));
+  WriteAll(at("garbage.wim"), Noise(100000));
+  WriteAll(at("empty.wim"), "");
+  WriteAll(at("short.wim"), small.substr(0, small.size() / 2));
+  WriteAll(at("small.txt"), small);
+  WriteAll(at("small"), small);
+  WriteAll(at("private.wim"), small);
+  fs::create_directory(at("directory.wim"));
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    chmod(entry.path().c_str(), entry.is_directory() ? 0755 : 0644);
+  }
+  return chmod(at("private.wim").c_str(), 0600) == 0 ? "" : "chmod failed";
+}
+
+std::wstring Wide(const std::string& text) {
+  return std::wstring_convert<std::codecvt_utf8<wchar_t>>().from_bytes(text);
+}
+
+std::string Hex(HRESULT hr) {
+  char text[16];
+  snprintf(text, sizeof(text), "0x%08X", static_cast<uint32_t>(hr));
+  return text;
+}
+
+std::string LastError() {
+  DismString* text = nullptr;
+  if (FAILED(DismGetLastErrorMessage(&text))) return "";
+  std::string result = std::wstring_convert<std::codecvt_utf8<wchar_t>>().to_bytes(text->Value);
+  DismDelete(text);
+  return result;
+}
+
+void ContractTest::SetUp() {
+  ASSERT_EQ(WhyNoMounts(), "");
+  ASSERT_EQ(MakeImages(images_.path()), "");
+  ASSERT_TRUE(service_.Start());
+  setenv("DISMD_ADDRESS", service_.address().c_str(), 1);
+  mount_point_ = MakeDirectory("mount");
+  ASSERT_EQ(DismInitialize(DismLogErrors, nullptr, nullptr), S_OK);
+  initialised_ = true;
+}
+
+void ContractTest::TearDown() {
+  if (initialised_) {
+    EXPECT_EQ(DismShutdown(), S_OK);
+  }
+  if (service_.running()) {
+    EXPECT_EQ(service_.Stop(), "") << service_.Log();
+  }
+}
+
+std::string ContractTest::MakeDirectory(const std::string& name) {
+  const std::string path = service_.directory() + "/" + name;
+  EXPECT_EQ(mkdir(path.c_str(), 0755), 0) << path;
+  EXPECT_EQ(chown(path.c_str(), kCaller, kCallersGroup), 0);
+  return path;
+}
+
+HRESULT ContractTest::Mount(const std::string& image, const std::string& directory, UINT index, DWORD flags) {
+  AsUser caller(kCaller, kCallersGroup);
+  return DismMountImage(Wide(image).c_str(), Wide(directory).c_str(), index, nullptr, DismImageIndex, flags, nullptr,
+                        nullptr, nullptr);
+}
+
+HRESULT ContractTest::Unmount(const std::string& directory, DWORD flags) {
+  AsUser caller(kCaller, kCallersGroup);
+  return DismUnmountImage(Wide(directory).c_str(), flags, nullptr, nullptr, nullptr);
+}
+
+void ContractTest::ExpectNothingLeft() {
+  for (const MountEntry& mount : MountsBelow(service_.directory())) {
+    ADD_FAILURE() << "a mount is left at " << mount.mount_point;
+  }
+  EXPECT_EQ(service_.WaitForNoWorkers(), "");
+  EXPECT_TRUE(fs::is_empty(mount_point_));
+  DismMountedImageInfo* mounts = nullptr;
+  UINT count = 0;
+  EXPECT_EQ(DismGetMountedImageInfo(&mounts, &count), S_OK) << LastError();  // as root: everyone's
+  EXPECT_EQ(count, 0u);
+  DismDelete(mounts);
+}
+
+}  // namespace dismd::testing
