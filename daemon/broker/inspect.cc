@@ -70,7 +70,8 @@ Parent ParentOf(int fd, const std::string& real_path) {
   return parent;
 }
 
-void InspectImage(const std::string& path, internal::InspectAnswer* answer, std::vector<int>* descriptors) {
+void InspectImage(const std::string& path, bool read_write, internal::InspectAnswer* answer,
+                  std::vector<int>* descriptors) {
   internal::PathFacts* facts = answer->mutable_facts();
   // First without opening it: opening a device or a FIFO does things, and may wait.
   UniqueFd found = OpenAt2(AT_FDCWD, path.c_str(), O_PATH);
@@ -93,6 +94,8 @@ void InspectImage(const std::string& path, internal::InspectAnswer* answer, std:
     facts->set_image_errno(errno);
     return;
   }
+  // Tried by opening: a file system that is read-only, and an immutable file, say no as well.
+  if (read_write) facts->set_image_writable(Reopen(found.get(), O_WRONLY | O_NONBLOCK | O_NOCTTY).valid());
   facts->set_image_real_path(PathOf(image.get()));
   Parent parent = ParentOf(image.get(), facts->image_real_path());
   answer->set_has_image(true);
@@ -189,7 +192,7 @@ void InspectPathsAs(const internal::Identity& caller, const internal::InspectPat
     return;
   }
   libmount::TestSeam("broker-inspect-child");
-  InspectImage(request.image_path(), answer, descriptors);
+  InspectImage(request.image_path(), request.read_write(), answer, descriptors);
   if (!request.mount_path().empty()) {
     InspectMountPoint(caller, request.mount_path(), own_mounts, answer, descriptors);
   }

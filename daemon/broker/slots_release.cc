@@ -83,6 +83,9 @@ void Slots::HandleUnmount(Slot* slot, const internal::Unmount& request, const Re
                                                          const absl::Status& status) {
             BrokerReply message;
             if (status.ok()) {
+              // Where the kernel offers no way to abort the connection (fusectl is not mounted), the worker's end does
+              // it: whoever still waits for the detached mount gets an error.
+              if (detach) slot->worker.Signal(SIGKILL);
               Log(Severity::kInfo, ContextOf(*slot),
                   absl::StrCat(answer.was_gone() ? "found unmounted: "
                                : detach          ? "detached "

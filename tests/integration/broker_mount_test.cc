@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The broker's way up and down: mounts that appear and vanish, workers that die, what is in use.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "gmock/gmock.h"
+#include "tests/integration/broker/broker_harness.h"
+
+namespace dismd {
+namespace {
+
+using internal::BrokerReply;
+using internal::BrokerToFront;
+using internal::FrontToBroker;
+using libmount::Reason;
+using libmount::UniqueFd;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class BrokerMountTest : public BrokerHarness {};
+
+TEST_F(BrokerMountTest, MountsAsTheCallerAndUnmounts) {
+  internal::NewConnection alice = Connect(kAlice);
+  EXPECT_EQ(alice.identity().uid(), kAlice);
+  EXPECT_EQ(alice.identity().gid(), kAlice);
+  std::string mount_point = MakeDirectory(kAlice, "mnt");
+  Mounted mounted = Mount(alice.connection_id(), image_, mount_point);
+  ASSERT_FALSE(mounted.result.has_error()) << mounted.result.error().message();
+  EXPECT_TRUE(IsMounted(mount_point));
+  EXPECT_EQ(ReadAs(kAlice, mount_point + "/hello"), "what the image holds");
+  EXPECT_EQ(ReadAs(kBob, mount_point + "/hello"), "errno " + std::to_string(EACCES));
+
+  BrokerReply unmounted = Unmount(mounted.slot);
+  EXPECT_FALSE(unmounted.has_error()) << unmounted.error().message();
+  EXPECT_FALSE(IsMounted(mount_point));
+  EXPECT_FALSE(Release(mounted.slot).has_error());
+  EXPECT_NE(kill(mounted.worker_pid, 0), 0);
+  EXPECT_EQ(rmdir(mount_point.c_str()), 0);
+}
+
+TEST_F(BrokerMountTest, TakesNoOptionOfTheCallers) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  std::string mounts = ReadFile("/proc/self/mounts");
+  std::string line = mounts.substr(mounts.rfind('\n', mounts.find(mounted.path)) + 1);
+  line = line.substr(0, line.find('\n'));
+  EXPECT_THAT(line, HasSubstr("image.wim_allow_other "));
+  EXPECT_THAT(line, HasSubstr(" fuse.dismd ro,nosuid,nodev,"));
+  EXPECT_THAT(line, HasSubstr("user_id=21001,group_id=21001,default_permissions"));
+  EXPECT_THAT(line, Not(HasSubstr(",allow_other")));
+}
+
+TEST_F(BrokerMountTest, RaisesReadAhead) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  std::string mountinfo = ReadFile("/proc/self/mountinfo");
+  size_t line = mountinfo.rfind('\n', mountinfo.find(mounted.path)) + 1;
+  size_t device = mountinfo.find(' ', mountinfo.find(' ', line) + 1) + 1;
+  std::string number = mountinfo.substr(device, mountinfo.find(' ', device) - device);
+  EXPECT_EQ(ReadFile("/sys/class/bdi/" + number + "/read_ahead_kb"), "1024\n");
+}
+
+TEST_F(BrokerMountTest, WorkerHasItsUserAndThreeDescriptorsAndNoRights) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  std::string process = "/proc/" + std::to_string(mounted.worker_pid);
+  std::string status = ReadFile(process + "/status");
+  EXPECT_THAT(status, HasSubstr("\nUid:\t21001\t21001\t21001\t21001\n"));
+  EXPECT_THAT(status, HasSubstr("\nGid:\t21001\t21001\t21001\t21001\n"));
+  for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) {
+    EXPECT_THAT(status, HasSubstr(std::string(set) + ":\t0000000000000000\n"));
+  }
+  EXPECT_THAT(status, HasSubstr("\nNoNewPrivs:\t1\n"));
+  int descriptors = 0;
+  for (auto& entry : std::filesystem::directory_iterator(process + "/fd")) descriptors += entry.exists() || true;
+  EXPECT_EQ(descriptors, 7);  // 0 to 5, and /dev/fuse
+}
+
+TEST_F(BrokerMountTest, RootsWorkerIsNotRoot) {
+  std::string image = Home(0) + "/root.wim";
+  WriteFile(image, "root's");
+  chmod(image.c_str(), 0600);
+  Mounted mounted = Mount(Connect(0).connection_id(), image, MakeDirectory(0, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error()) << mounted.result.error().message();
+  EXPECT_EQ(ReadAs(0, mounted.path + "/hello"), "root's");
+  EXPECT_THAT(ReadFile("/proc/" + std::to_string(mounted.worker_pid) + "/status"), HasSubstr("\nUid:\t65522\t65522"));
+}
+
+TEST_F(BrokerMountTest, NothingIsLeftOfASlotReleasedBeforeItIsAttached) {
+  std::string mount_point = MakeDirectory(kAlice, "mnt");
+  uint64_t slot = 0;
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, mount_point, [&] {
+    for (auto& [event, fds] : events_) slot = event.reply().path_facts().slot_id();
+  });
+  ASSERT_FALSE(mounted.result.has_error());
+  ASSERT_FALSE(Unmount(mounted.slot).has_error());
+  ASSERT_FALSE(Release(mounted.slot).has_error());
+
+  FrontToBroker start, create;
+  uint64_t second = Inspect(1, image_, mount_point).slot_id();
+  start.mutable_start_worker()->set_slot_id(second);
+  std::vector<UniqueFd> control;
+  workers_.push_back(Call(start, &control).worker_started().pid());
+  create.mutable_create_mount()->set_slot_id(second);
+  EXPECT_FALSE(Call(create).has_error());
+  EXPECT_FALSE(Release(second).has_error());
+  EXPECT_FALSE(IsMounted(mount_point));
+  EXPECT_NE(kill(workers_.back(), 0), 0);
+}
+
+TEST_F(BrokerMountTest, BusyMountNamesItsHolderAndCanBeTriedAgain) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  Helper holder(kAlice, [&] { return open((mounted.path + "/hello").c_str(), O_RDONLY) >= 0 ? 0 : errno; });
+  ASSERT_EQ(holder.result(), 0);
+  BrokerReply busy = Unmount(mounted.slot);
+  EXPECT_EQ(busy.error().reason(), static_cast<int>(Reason::kMountBusy));
+  ASSERT_EQ(busy.busy().holders_size(), 1);
+  EXPECT_EQ(busy.busy().holders(0).pid(), holder.pid());
+  EXPECT_THAT(busy.error().message(), HasSubstr("(" + std::to_string(holder.pid()) + ")"));
+  EXPECT_EQ(ReadAs(kAlice, mounted.path + "/hello"), "what the image holds");
+
+  Helper in_directory(kAlice, [&] { return chdir(mounted.path.c_str()); });
+  holder.End();
+  busy = Unmount(mounted.slot);
+  ASSERT_EQ(busy.busy().holders_size(), 1);
+  EXPECT_EQ(busy.busy().holders(0).pid(), in_directory.pid());
+  in_directory.End();
+  EXPECT_FALSE(Unmount(mounted.slot).has_error());
+}
+
+TEST_F(BrokerMountTest, DetachEndsReadersThatWait) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Helper reader(kAlice, [&] {
+    int file = open((mounted.path + "/stall").c_str(), O_RDONLY);
+    if (fork() == 0) {
+      char byte;
+      char answer = read(file, &byte, 1) < 0 ? 'e' : 'r';
+      _exit(write(ends[1], &answer, 1) == 1 ? 0 : 1);
+    }
+    return 0;
+  });
+  EXPECT_EQ(Unmount(mounted.slot).error().reason(), static_cast<int>(Reason::kMountBusy));
+  EXPECT_FALSE(Unmount(mounted.slot, true).has_error());
+  EXPECT_FALSE(IsMounted(mounted.path));
+  pollfd entry = {ends[0], POLLIN, 0};
+  ASSERT_EQ(poll(&entry, 1, 20'000), 1) << "the reader hangs";
+  char answer = 0;
+  ASSERT_EQ(read(ends[0], &answer, 1), 1);
+  EXPECT_EQ(answer, 'e');
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST_F(BrokerMountTest, ReadersOfAKilledWorkerGetAnErrorAndItsMountUnmounts) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Helper reader(kAlice, [&] {
+    int file = open((mounted.path + "/stall").c_str(), O_RDONLY);
+    if (fork() == 0) {
+      char byte;
+      char answer = read(file, &byte, 1) < 0 ? 'e' : 'r';
+      _exit(write(ends[1], &answer, 1) == 1 ? 0 : 1);
+    }
+    close(file);
+    return 0;
+  });
+  kill(mounted.worker_pid, SIGKILL);
+  BrokerToFront exited = WaitEvent([](const BrokerToFront& event) { return event.has_worker_exited(); });
+  EXPECT_EQ(exited.worker_exited().slot_id(), mounted.slot);
+  EXPECT_EQ(exited.worker_exited().exit_status(), SIGKILL);
+  pollfd entry = {ends[0], POLLIN, 0};
+  ASSERT_EQ(poll(&entry, 1, 20'000), 1) << "the reader hangs";
+  char answer = 0;
+  ASSERT_EQ(read(ends[0], &answer, 1), 1);
+  EXPECT_EQ(answer, 'e');
+  EXPECT_EQ(ReadAs(kAlice, mounted.path + "/hello"), "errno " + std::to_string(ENOTCONN));
+  EXPECT_TRUE(IsMounted(mounted.path));
+  // Still known as ours.
+  EXPECT_EQ(Inspect(1, image_, mounted.path).mount_in_use_slot(), mounted.slot);
+  reader.End();
+  EXPECT_TRUE(Eventually([&] { return !Unmount(mounted.slot).has_error(); }));
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST_F(BrokerMountTest, TellsOfAMountTakenAwayByHand) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  ASSERT_EQ(umount2(mounted.path.c_str(), 0), 0);
+  BrokerToFront gone = WaitEvent([](const BrokerToFront& event) { return event.has_mount_gone(); });
+  EXPECT_EQ(gone.mount_gone().slot_id(), mounted.slot);
+  EXPECT_FALSE(Unmount(mounted.slot).has_error());
+  EXPECT_FALSE(Release(mounted.slot).has_error());
+}
+
+TEST_F(BrokerMountTest, DoesNotUnmountWhatIsMountedOverAMount) {
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  ASSERT_EQ(mount("over", mounted.path.c_str(), "tmpfs", 0, nullptr), 0);
+  BrokerReply refused = Unmount(mounted.slot);
+  EXPECT_EQ(refused.error().reason(), static_cast<int>(Reason::kMountBusy));
+  EXPECT_THAT(refused.error().message(), HasSubstr("another file system is mounted over"));
+  ASSERT_EQ(umount2(mounted.path.c_str(), 0), 0);
+  EXPECT_FALSE(Unmount(mounted.slot).has_error());
+}
+
+TEST_F(BrokerMountTest, WorkerGetsFilesBesideItsImageAndNoOthers) {
+  WriteFile(Home(kAlice) + "/image2.swm", "second part");
+  WriteFile(Home(kAlice) + "/secret.swm", "root's alone");
+  chmod((Home(kAlice) + "/secret.swm").c_str(), 0600);
+  ASSERT_EQ(symlink("/etc/hostname", (Home(kAlice) + "/link.swm").c_str()), 0);
+  ASSERT_EQ(symlink("image2.swm", (Home(kAlice) + "/inside.swm").c_str()), 0);
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  auto ask = [&](const std::string& name) {
+    internal::FrontToWorker request;
+    request.set_request_id(77);
+    request.mutable_read_image_info()->set_image_name_for_messages(name);
+    EXPECT_TRUE(mounted.control->Send(request).ok());
+    internal::WorkerToFront answer;
+    std::vector<UniqueFd> none;
+    EXPECT_TRUE(mounted.control->Receive(&answer, &none).ok());
+    if (answer.has_error()) return std::string(libmount::ReasonName(static_cast<Reason>(answer.error().reason())));
+    return answer.image_info_read().images_size() == 0 ? "" : answer.image_info_read().images(0).image_name();
+  };
+  EXPECT_EQ(ask("image2.swm"), "second part");
+  EXPECT_EQ(ask("inside.swm"), "second part");
+  EXPECT_EQ(ask("secret.swm"), "ACCESS_DENIED");
+  EXPECT_EQ(ask("link.swm"), "ACCESS_DENIED");
+  EXPECT_EQ(ask("missing.swm"), "IMAGE_NOT_FOUND");
+  EXPECT_EQ(ask(".."), "INVALID_PATH");
+  EXPECT_EQ(ask("../21002/x"), "INVALID_PATH");
+  EXPECT_EQ(ask("mnt"), "IMAGE_NOT_FOUND");
+}
+
+}  // namespace
+}  // namespace dismd
