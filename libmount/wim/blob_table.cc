@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -289,10 +291,34 @@ BlobTable BlobTable::Loader::Finish() {
   table.resources_.insert(table.resources_.end(), solid_resources_.begin(), solid_resources_.end());
   table.solid_blobs_ = Permuted(solid_blobs_, solid_order);
   for (BlobLocation& blob : table.solid_blobs_) blob.resource += table.plain_count_;
+  table.OrderSolidBlobs();
   table.metadata_ = std::move(metadata_);
   table.IndexHashes(0, plain_order.size(), table.plain_buckets_);
   table.IndexHashes(plain_order.size(), table.hashes_.size(), table.solid_buckets_);
   return table;
+}
+
+void BlobTable::OrderSolidBlobs() {
+  solid_order_.resize(solid_blobs_.size());
+  std::iota(solid_order_.begin(), solid_order_.end(), 0);
+  std::sort(solid_order_.begin(), solid_order_.end(), [this](uint32_t a, uint32_t b) {
+    return std::pair(solid_blobs_[a].resource, solid_blobs_[a].offset) <
+           std::pair(solid_blobs_[b].resource, solid_blobs_[b].offset);
+  });
+}
+
+void BlobTable::VisitSolidBlobs(uint32_t resource, uint64_t begin, uint64_t end,
+                                absl::FunctionRef<void(uint64_t offset, uint64_t size)> visitor) const {
+  auto place = std::lower_bound(solid_order_.begin(), solid_order_.end(), std::pair(resource, begin),
+                                [this](uint32_t index, const std::pair<uint32_t, uint64_t>& key) {
+                                  const BlobLocation& blob = solid_blobs_[index];
+                                  return std::pair(blob.resource, blob.offset) < key;
+                                });
+  for (; place != solid_order_.end(); ++place) {
+    const BlobLocation& blob = solid_blobs_[*place];
+    if (blob.resource != resource || blob.offset >= end) return;
+    visitor(blob.offset, blob.size);
+  }
 }
 
 absl::StatusOr<BlobTable> BlobTable::Load(const WimSource& source, const std::vector<WimHeader>& headers,

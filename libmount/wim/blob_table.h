@@ -28,6 +28,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libmount/base/monitor.h"
@@ -73,6 +74,9 @@ class BlobTable {
   // In order of the images, from index 1.
   const std::vector<Metadata>& metadata() const { return metadata_; }
   bool has_solid_resources() const { return has_solid_resources_; }
+  // Visits the blobs of a solid resource that begin within [begin, end) of its data, in order of offset.
+  void VisitSolidBlobs(uint32_t resource, uint64_t begin, uint64_t end,
+                       absl::FunctionRef<void(uint64_t offset, uint64_t size)> visitor) const;
 
  private:
   class Loader;
@@ -83,6 +87,7 @@ class BlobTable {
     std::vector<uint32_t> starts;
   };
 
+  void OrderSolidBlobs();
   void IndexHashes(size_t first, size_t last, Buckets& buckets) const;
   uint32_t FindIn(const Buckets& buckets, const Sha1Digest& hash) const;
 
@@ -93,6 +98,7 @@ class BlobTable {
   Buckets solid_buckets_;
   std::vector<ResourceLocation> resources_;
   std::vector<BlobLocation> solid_blobs_;
+  std::vector<uint32_t> solid_order_;  // solid_blobs_ by resource and offset
   std::vector<Metadata> metadata_;
 };
 

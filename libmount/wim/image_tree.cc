@@ -42,6 +42,21 @@ bool IsSpecialFile(uint32_t mode) {
 
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit * unit + (value % unit ? unit : 0); }
 
+// A budget that says that nobody reads just now.
+constexpr size_t kIdleBudget = size_t{1} << 20;
+
+ResourceReader::Options ReaderOptions(const WimContents& wim, const WimTreeOptions& options) {
+  ResourceReader::Options result;
+  result.cache_budget = options.cache_budget;
+  result.decoder_threads = options.decoder_threads;
+  if (wim.blobs.has_solid_resources()) {
+    result.visit_blobs = [&wim](uint32_t resource, uint64_t begin, uint64_t end, ResourceReader::BlobVisitor visitor) {
+      wim.blobs.VisitSolidBlobs(resource, begin, end, visitor);
+    };
+  }
+  return result;
+}
+
 }  // namespace
 
 ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image, const WimTreeOptions& options)
@@ -49,7 +64,7 @@ ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image
       image_(std::move(image)),
       options_(options),
       link_sizes_(image_.extras.size()),
-      reader_(&wim_->source, &wim_->blobs.resources(), {options.cache_budget, options.decoder_threads}),
+      reader_(&wim_->source, &wim_->blobs.resources(), ReaderOptions(*wim_, options)),
       verifier_(
           &reader_, wim_->blobs.size(),
           [this](uint32_t blob) {
@@ -311,7 +326,7 @@ struct statvfs ImageTree::FileSystemStats() const {
 
 void ImageTree::SetCacheBudget(size_t bytes) {
   reader_.SetCacheBudget(bytes);
-  if (bytes == 0) verifier_.Trim();
+  if (bytes <= kIdleBudget) verifier_.Trim();
 }
 
 WimTree::Stats ImageTree::GetStats() const {
