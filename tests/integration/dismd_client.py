@@ -23,8 +23,11 @@ import sys
 import tempfile
 import threading
 
-import grpc
-from google.protobuf import json_format
+# Or a fork (that execs at once) waits for gRPC's threads, for ever while a stream is open.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc  # noqa: E402
+from google.protobuf import json_format  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 STUBS_VARIABLE = "DISMD_TEST_PYTHON_STUBS"

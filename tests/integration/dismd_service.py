@@ -12,6 +12,7 @@ Environment: DISMD_BIN_DIR (where dismd is), DISMD_TEST_IMAGES (made by images.p
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,15 @@ import sys
 import tempfile
 import unittest
 
-import grpc
-
 import processes
-from dismd_client import Client, stubs
+from dismd_client import Client, grpc, stubs
 from processes import wait_until
 
 START_SECONDS = 60
 STOP_SECONDS = 60
+
+# By its own doing: illegal instruction, abort, bus, arithmetic, segmentation fault, forbidden system call.
+CRASH = r".* killed by signal (?:4|6|7|8|11|31) .*"
 
 
 class Service:
@@ -117,6 +119,8 @@ class Service:
             subprocess.run(["umount", "-l", path], check=False)
         if os.path.exists(self.socket):
             wrong.append("left behind: the socket")
+        for crash in re.findall(CRASH, self.log()):
+            wrong.append(f"the log tells of a crash: {crash}")
         for text in ("AddressSanitizer", "ThreadSanitizer", "runtime error:", "LeakSanitizer"):
             if text in self.log():
                 wrong.append(f"the log tells of {text}")

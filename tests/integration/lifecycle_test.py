@@ -8,10 +8,8 @@ import socket
 import subprocess
 import unittest
 
-import grpc
-
 import processes
-from dismd_client import Caller, Client, RpcFailure, stubs
+from dismd_client import Caller, Client, RpcFailure, grpc, stubs
 from dismd_service import ServiceTestCase
 from processes import wait_until
 from tree_listing import list_tree

@@ -234,8 +234,9 @@ def fill(root):
         file.truncate(3 << 20)
         file.seek(1 << 20)
         file.write(b"island")
-    for name, ticks in (("plain.txt", 0x01D4000000000001), ("Windows", 0x01C0123456789ABC), ("meta/ea.txt", 1)):
-        os.setxattr(at(name), "system.ntfs_times", struct.pack("<QQQ", ticks, ticks + 10_000_003, ticks + 20_000_005))
+    for name, created in (("plain.txt", 0x01D4000000000001), ("Windows", 0x01C0123456789ABC), ("meta/ea.txt", 1)):
+        modified = max(created, 0x01C0000000000000) + 10_000_003
+        os.setxattr(at(name), "system.ntfs_times", struct.pack("<QQQ", created, modified, modified + 20_000_005))
 
 
 def fill_long_names(root):
