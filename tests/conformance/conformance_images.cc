@@ -42,9 +42,9 @@ std::string WithFlag(std::string wim, uint32_t flag) {
 }
 
 // Bytes that no codec makes small.
-std::string Noise(size_t size) {
+std::string Noise(size_t size, uint32_t seed) {
   std::string bytes(size, '\0');
-  uint32_t state = 1;
+  uint32_t state = seed;
   for (char& byte : bytes) {
     state = state * 1664525 + 1013904223;
     byte = static_cast<char>(state >> 24);
@@ -69,7 +69,9 @@ std::string MakeImages(const std::string& directory) {
   const std::string tree = at("tree");
   fs::create_directories(tree + "/folder");
   WriteAll(tree + "/hello.txt", "Hello, world\n");
-  WriteAll(tree + "/folder/noise.bin", Noise(3 << 20));
+  // Two files, so that a set split at 1 MiB has two parts.
+  WriteAll(tree + "/folder/noise.bin", Noise(800 << 10, 1));
+  WriteAll(tree + "/folder/more.bin", Noise(800 << 10, 2));
 
   const auto capture = [&](const char* name, const char* image_name, std::vector<std::string> options) {
     std::vector<std::string> command = {"wimcapture", tree, at(name), image_name, "--no-acls", "--quiet"};
@@ -82,7 +84,8 @@ std::string MakeImages(const std::string& directory) {
   if (!capture("checked.wim", "Checked", {"--compress=XPRESS", "--check"})) return "wimcapture of checked.wim failed";
   if (!capture("solid.esd", "Solid", {"--solid"})) return "wimcapture of solid.esd failed";
   if (!capture("pipable.wim", "Pipable", {"--pipable"})) return "wimcapture of pipable.wim failed";
-  if (!RunProgram({"wimsplit", at("small.wim"), at("split.swm"), "1"})) return "wimsplit failed";
+  if (!RunProgram({"sh", "-c", "wimsplit \"$0\" \"$1\" 1 > /dev/null", at("small.wim"), at("split.swm")}))
+    return "wimsplit failed";
   if (!fs::exists(at("split2.swm"))) return "the split set has one part";
 
   fs::copy_file(at("split.swm"), at("lonely.swm"));
@@ -92,7 +95,7 @@ std::string MakeImages(const std::string& directory) {
   WriteAll(at("check-fails.wim"), checked);
   WriteAll(at("being-written.wim"), WithFlag(small, kFlagWriteInProgress));
   WriteAll(at("write-protected.wim"), WithFlag(small, kFlagReadOnly));
-  WriteAll(at("garbage.wim"), Noise(100000));
+  WriteAll(at("garbage.wim"), Noise(100000, 3));
   WriteAll(at("empty.wim"), "");
   WriteAll(at("short.wim"), small.substr(0, small.size() / 2));
   WriteAll(at("small.txt"), small);
@@ -103,6 +106,13 @@ std::string MakeImages(const std::string& directory) {
     chmod(entry.path().c_str(), entry.is_directory() ? 0755 : 0644);
   }
   return chmod(at("private.wim").c_str(), 0600) == 0 ? "" : "chmod failed";
+}
+
+bool RunAsCaller(std::vector<std::string> arguments) {
+  const std::vector<std::string> prefix = {"setpriv", "--reuid=" + std::to_string(kCaller),
+                                           "--regid=" + std::to_string(kCallersGroup), "--clear-groups", "--"};
+  arguments.insert(arguments.begin(), prefix.begin(), prefix.end());
+  return RunProgram(arguments);
 }
 
 std::wstring Wide(const std::string& text) {

@@ -31,6 +31,10 @@ std::string MakeImages(const std::string& directory);
 // Runs a program and waits; true if it ended with 0. Its output goes to this test's.
 bool RunProgram(const std::vector<std::string>& arguments);
 
+// The same with all of the caller's ids: what looks into a mount must be the caller wholly, effective ids are not
+// enough.
+bool RunAsCaller(std::vector<std::string> arguments);
+
 std::wstring Wide(const std::string& text);
 std::string Hex(HRESULT hr);
 // The calling thread's last error text.
