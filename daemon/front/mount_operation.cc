@@ -125,7 +125,8 @@ absl::Status Mounter::OpenImage() {
   } else {
     open.set_image_index(request_.image_index());  // unset: 0, which no image has
   }
-  open.set_read_only(request_.read_only());
+  // Also for a read-write mount, as long as there are none: what speaks against writing to this image comes first.
+  open.set_read_only(true);
   open.set_owner_uid(caller_.uid);
   open.set_owner_gid(caller_.gid);
   open.set_cache_budget(tools_.budget.FirstShare());

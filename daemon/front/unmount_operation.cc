@@ -76,6 +76,7 @@ absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelT
   }
   libmount::LogContext context = log_context;
   context.mount_id = mount_id;
+  if (!context.uid.has_value()) context.uid = view->mount.owner_uid();
   // NOT_MOUNTED: somebody else's umount was faster.
   if (!unmounted.ok() && libmount::ReasonOf(unmounted) != Reason::kNotMounted) {
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
