@@ -192,7 +192,7 @@ void Slots::EndStep(uint64_t slot_id) {
 
 void Slots::StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply) {
   if (slot->worker.running() || slot->state != State::kInspected || !slot->image ||
-      request.mount_id().size() > kMaxMountIdLength) {
+      request.mount_id().size() > kMaxMountIdLength || request.operation_id().size() > kMaxMountIdLength) {
     return ReplyError(reply, MakeError(Reason::kUnspecified, "this slot cannot have a worker now"));
   }
   auto control = Channel::CreatePair();
@@ -202,6 +202,9 @@ void Slots::StartWorker(Slot* slot, const internal::StartWorker& request, const 
   }
   ProgramStart start;
   start.path = options_->worker_program;
+  // For its log lines.
+  start.arguments = {absl::StrCat("--mount-id=", request.mount_id()),
+                     absl::StrCat("--operation-id=", request.operation_id())};
   start.fds = {control->second.get(), broker->second.get(), slot->image.get()};
   // What parses an image has the rights of the user who asked, and never those of root.
   bool for_root = slot->owner.uid() == 0;

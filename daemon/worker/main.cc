@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "daemon/worker/sandbox.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/log.h"
@@ -49,6 +50,10 @@ int Fail(const libmount::LogContext& log, const absl::Status& status) {
 
 int Main(int argc, char** argv) {
   mallopt(M_ARENA_MAX, kHeaps);
+#ifdef NDEBUG
+  // Debian's Abseil looks for cycles of locks at every Lock: right for tests, too dear for each request of a mount.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
   libmount::LogContext log = ParseArguments(argc, argv);
   absl::Status checked = dismd::CheckDescriptors();
   libmount::InitLogging("worker");  // behind the check, which closes what it does not know
