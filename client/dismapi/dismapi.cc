@@ -87,11 +87,10 @@ HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name
   if (status.ok()) status = ReadPath(mount_path, "mount path", request.mutable_mount_path());
   if (!status.ok()) return Fail(status);
   if (FAILED(result = ReadImage(index, name, identifier, &request))) return result;
-  if ((flags & ~kMountFlags) != 0) {
-    return Fail(InvalidFlags("unknown mount flags " + Hex(flags & ~kMountFlags)));
-  }
   request.set_read_only((flags & DISM_MOUNT_READONLY) != 0);
   request.set_check_integrity((flags & DISM_MOUNT_CHECK_INTEGRITY) != 0);
+  // The service refuses what nobody knows, after all that the contract has it look at before.
+  request.set_flags(flags & ~kMountFlags);
 
   ProgressReporter progress(callback, user_data);
   OperationOptions options;

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "daemon/front/errors.h"
 #include "daemon/front/judge.h"
 #include "daemon/front/limits.h"
@@ -165,6 +166,9 @@ absl::Status Mounter::CheckIntegrity() {
 absl::Status Mounter::JudgeRights() {
   if (absl::Status may = JudgeAccess(paths_, slot_->facts()); !may.ok()) return may;
   if (absl::Status permitted = tools_.policy.MayMount(caller_, request_); !permitted.ok()) return permitted;
+  if (request_.flags() != 0) {
+    return MakeError(Reason::kInvalidFlags, absl::StrFormat("unknown mount flags 0x%x", request_.flags()));
+  }
   if (!request_.read_only()) {
     return MakeError(Reason::kNotImplemented,
                      absl::StrCat("cannot mount ", paths_.image, " for writing: this version mounts read-only"));

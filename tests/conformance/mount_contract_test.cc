@@ -90,6 +90,13 @@ const Row kRows[] = {
     {"UnknownFlags", "small.wim", E_INVALIDARG, {"flags"}, 1, {}, DISM_MOUNT_READONLY | 0x100},
 
     // Two faults: the row that comes first answers.
+    {"OrderIndexBeforeUnknownFlags",
+     "small.wim",
+     DISMAPI_E_INVALID_IMAGE_INDEX,
+     {"index"},
+     99,
+     {},
+     DISM_MOUNT_READONLY | 0x100},
     {"OrderMissingImageBeforeNotEmpty",
      "missing.wim",
      E_INVALIDARG,
