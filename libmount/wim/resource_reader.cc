@@ -13,11 +13,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "libmount/base/reason.h"
+#include "libmount/base/small_thread.h"
 #include "libmount/wim/chunk_cache.h"
 #include "libmount/wim/chunk_table.h"
 #include "libmount/wim/decoder.h"
 #include "libmount/wim/parallel_runner.h"
 #include "libmount/wim/small_blob_cache.h"
+#include "libmount/wim/solid_guess.h"
 
 namespace libmount {
 namespace {
@@ -29,6 +31,8 @@ constexpr size_t kMinJobsToSplit = 4;
 // The small blobs of solid chunks may take three quarters of the cache's budget: whoever reads them has little use for
 // the chunks, of which the newest is kept in any case.
 constexpr size_t SmallBlobShare(size_t budget) { return budget / 4 * 3; }
+// Room in the budget for so many solid chunks is needed to decode a likely one.
+constexpr size_t kChunksForGuess = 3;
 // Solid resources whose tables are kept; real images have one or two.
 constexpr size_t kMaxSolidTables = 16;
 
@@ -59,12 +63,14 @@ class ResourceReader::Impl {
         thread_count_(options.decoder_threads > 0 ? options.decoder_threads
                                                   : std::max(1u, std::thread::hardware_concurrency())),
         visit_blobs_(std::move(options.visit_blobs)),
+        guess_(&visit_blobs_),
         cache_(options.cache_budget),
         small_blobs_(SmallBlobShare(options.cache_budget)),
         decoders_(thread_count_),
         runner_(thread_count_ - 1),
         budget_(options.cache_budget) {}
 
+  ~Impl();
   absl::Status Read(uint32_t resource, uint64_t offset, absl::Span<char> out);
   void SetCacheBudget(size_t bytes);
   Stats GetStats() const;
@@ -86,11 +92,13 @@ class ResourceReader::Impl {
   absl::Status DecodeRun(const Open& resource, absl::Span<Job> jobs, Decoder& decoder);
   absl::Status DecodeOne(const Open& resource, Job& job, absl::Span<const char> input, Decoder& decoder);
   size_t KeepSmallBlobs(const Open& resource, uint64_t chunk, absl::Span<const char> data);
+  void DecodeLikelyChunk(const Open& resource, uint64_t missed_offset);
 
   const WimSource& source_;
   const std::vector<ResourceLocation>& resources_;
   const size_t thread_count_;
   const VisitBlobs visit_blobs_;
+  SolidGuess guess_;
   ChunkCache cache_;
   SmallBlobCache small_blobs_;
   DecoderPool decoders_;
@@ -99,6 +107,10 @@ class ResourceReader::Impl {
   std::atomic<size_t> budget_;
   std::atomic<uint64_t> chunks_decoded_ = 0;
   std::atomic<uint64_t> bytes_decoded_ = 0;
+
+  absl::Mutex likely_mutex_;
+  bool likely_runs_ ABSL_GUARDED_BY(likely_mutex_) = false;
+  SmallThread likely_ ABSL_GUARDED_BY(likely_mutex_);
 
   absl::Mutex tables_mutex_;
   absl::flat_hash_map<uint32_t, TablePointer> solid_tables_ ABSL_GUARDED_BY(tables_mutex_);
@@ -166,6 +178,9 @@ absl::Status ResourceReader::Impl::ReadCompressed(const Open& resource, uint64_t
       job.claim = std::move(acquired.claim);
       jobs.push_back(std::move(job));
     }
+  }
+  if (resource.location.solid && !jobs.empty()) {
+    DecodeLikelyChunk(resource, jobs[0].chunk * resource.location.chunk_size + jobs[0].skip);
   }
   // Own work first: whoever waits holds no claim that another could be waiting for.
   absl::Status status = jobs.empty() ? absl::OkStatus() : Decode(resource, absl::MakeSpan(jobs));
@@ -278,14 +293,53 @@ size_t ResourceReader::Impl::KeepSmallBlobs(const Open& resource, uint64_t chunk
     if (!extents.empty() && offset < begin + extents.back().offset + extents.back().size) return;
     extents.push_back({static_cast<uint32_t>(offset - begin), static_cast<uint32_t>(size)});
   });
-  size_t kept = small_blobs_.Add({resource.index, chunk}, data, std::move(extents));
+  size_t kept = small_blobs_.Add({resource.index, chunk}, data, extents);
   cache_.SetReserved(small_blobs_.bytes());
   return kept;
 }
 
+// On another core, while a reader of small files waits for its chunk.
+void ResourceReader::Impl::DecodeLikelyChunk(const Open& resource, uint64_t missed_offset) {
+  // Two chunks are decoded at once then, and the one kept last should stay.
+  bool room = budget_.load(std::memory_order_relaxed) / kChunksForGuess >= resource.location.chunk_size;
+  if (thread_count_ == 1 || !room || active_reads_.load(std::memory_order_relaxed) != 1) return;
+  absl::MutexLock lock(&likely_mutex_);
+  if (likely_runs_) return;
+  std::optional<uint64_t> chunk =
+      guess_.NoteMiss(resource.index, resource.location, resource.table->chunk_count(), missed_offset);
+  if (!chunk.has_value()) return;
+  likely_.Join();  // has done its work
+  likely_runs_ = likely_
+                     .Start("decode-likely",
+                            [this, resource, chunk = *chunk] {
+                              Job job;
+                              job.chunk = chunk;
+                              job.size = resource.table->ChunkSize(chunk);
+                              job.claim = cache_.Acquire({resource.index, chunk}, job.size, 0).claim;
+                              if (job.claim != nullptr) {
+                                absl::Status status = Decode(resource, absl::MakeSpan(&job, 1));
+                                if (job.claim != nullptr) std::move(*job.claim).Fail(status);
+                              }
+                              absl::MutexLock lock(&likely_mutex_);
+                              likely_runs_ = false;
+                            })
+                     .ok();
+}
+
+ResourceReader::Impl::~Impl() {
+  likely_mutex_.Lock();
+  likely_mutex_.Await(absl::Condition(
+      +[](bool* runs) { return !*runs; }, &likely_runs_));
+  likely_.Join();
+  likely_mutex_.Unlock();
+}
+
 void ResourceReader::Impl::SetCacheBudget(size_t bytes) {
   // A smaller budget means that others need the memory more: decoders and their buffers are soon made again.
-  if (budget_.exchange(bytes) > bytes) decoders_.Clear();
+  if (budget_.exchange(bytes) > bytes) {
+    decoders_.Clear();
+    guess_.Forget();
+  }
   small_blobs_.SetBudget(SmallBlobShare(bytes));
   cache_.SetReserved(small_blobs_.bytes());
   cache_.SetBudget(bytes);

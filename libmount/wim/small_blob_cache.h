@@ -3,8 +3,8 @@
 // SmallBlobCache: the small blobs of solid chunks that were decoded, kept when the chunks themselves have to go.
 //
 // A solid chunk has up to 64 MiB and takes half a second to decode; its small files are a fraction of it, and whoever
-// reads one of them mostly comes back for others. They are packed together, a pack for each chunk; the pack used least
-// recently goes first.
+// reads one of them mostly comes back for others. They are packed together, for each chunk a pack of the tiny ones, of
+// which an image has most, and a pack of the others; the latter go first, of each kind the one used least recently.
 //
 // Thread safety: thread-safe.
 
@@ -36,12 +36,13 @@ class SmallBlobCache {
   };
 
   static constexpr uint32_t kMaxBlobSize = 256 << 10;
+  static constexpr uint32_t kMaxTinySize = 64 << 10;
 
   explicit SmallBlobCache(size_t budget) : budget_(budget) {}
 
   // Copies the blobs out of a chunk. `extents`: sorted by offset, not overlapping, each within the chunk. Returns the
-  // bytes kept: 0 when they exceed the budget.
-  size_t Add(Key key, absl::Span<const char> chunk, std::vector<Extent> extents);
+  // bytes kept, which may be 0.
+  size_t Add(Key key, absl::Span<const char> chunk, absl::Span<const Extent> extents);
 
   // Fills `out` from `offset` of the chunk, if one kept blob holds all of it.
   bool Read(Key key, uint32_t offset, absl::Span<char> out);
@@ -51,6 +52,8 @@ class SmallBlobCache {
   size_t bytes() const;
 
  private:
+  enum Kind { kTiny, kOther, kKindCount };
+
   struct Pack {
     Key key;
     std::vector<Extent> extents;
@@ -58,15 +61,26 @@ class SmallBlobCache {
     ChunkBuffer data;
     size_t bytes = 0;
   };
-  using PackList = std::list<std::shared_ptr<const Pack>>;
+  using PackPointer = std::shared_ptr<const Pack>;
+  using PackList = std::list<PackPointer>;
 
-  PackList Shrink(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  struct Shelf {
+    PackList packs;  // least recently used first
+    absl::flat_hash_map<Key, PackList::iterator> places;
+  };
+
+  static PackPointer MakePack(Key key, absl::Span<const char> chunk, std::vector<Extent> extents);
+  static bool ReadFrom(const Pack& pack, uint32_t offset, absl::Span<char> out);
+
+  size_t Keep(Kind kind, PackPointer pack);
+  // Frees packs of `least` and the kinds behind it until all take at most `bytes`. The freed ones are moved out, to be
+  // destroyed without the lock.
+  PackList Shrink(size_t bytes, Kind least) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   size_t budget_ ABSL_GUARDED_BY(mutex_);
   size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  PackList packs_ ABSL_GUARDED_BY(mutex_);  // least recently used first
-  absl::flat_hash_map<Key, PackList::iterator> places_ ABSL_GUARDED_BY(mutex_);
+  Shelf shelves_[kKindCount] ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace libmount

@@ -205,6 +205,76 @@ TEST_F(ResourceReaderTest, ASolidChunkLargerThanTheBudgetStaysWhileItIsTheNewest
   EXPECT_GE(reader_->GetStats().wanted_bytes, 2u << 20);
 }
 
+// A solid resource of four chunks, full of blobs of one size, and its reader.
+class SolidReaderTest : public ResourceReaderTest {
+ protected:
+  static constexpr uint32_t kChunk = 1 << 20;
+
+  void OpenSolid(uint64_t blob_size, size_t budget, int threads) {
+    content_ = MakeData(4 * kChunk, 11);
+    resource_ = file_.AddCompressed(content_, Compression::kLzms, kChunk, {.solid = true, .pipable = false});
+    ResourceReader::Options options;
+    options.cache_budget = budget;
+    options.decoder_threads = threads;
+    options.visit_blobs = [this, blob_size](uint32_t, uint64_t begin, uint64_t end,
+                                            ResourceReader::BlobVisitor visitor) {
+      for (uint64_t blob = (begin + blob_size - 1) / blob_size * blob_size; blob < end; blob += blob_size) {
+        visitor(blob, std::min<uint64_t>(blob_size, content_.size() - blob));
+      }
+    };
+    solid_options_ = options;
+    Open(std::move(options));
+  }
+  void ExpectRight(uint64_t offset, size_t size) {
+    ASSERT_TRUE(Read(resource_, offset, size).ok());
+    EXPECT_TRUE(std::equal(out_.begin(), out_.end(), content_.begin() + offset));
+  }
+
+  std::vector<char> content_;
+  uint32_t resource_ = 0;
+  ResourceReader::Options solid_options_;
+};
+
+TEST_F(SolidReaderTest, SmallBlobsOutliveTheirChunk) {
+  OpenSolid(10000, /*budget=*/8 << 20, /*threads=*/1);
+  for (uint64_t chunk = 0; chunk < 4; ++chunk) ExpectRight(chunk * kChunk + kChunk / 2, 1000);
+  EXPECT_EQ(reader_->GetStats().chunks_decoded, 4u);
+  for (uint64_t offset = 0; offset + 10000 <= content_.size(); offset += 10000) {
+    bool spans_chunks = offset / kChunk != (offset + 9999) / kChunk;
+    if (!spans_chunks) ExpectRight(offset, 10000);
+  }
+  EXPECT_EQ(reader_->GetStats().chunks_decoded, 4u);
+  // Nothing is kept of blobs that reach into the next chunk; they are read all the same.
+  ExpectRight(kChunk - kChunk % 10000, 10000);
+  reader_->SetCacheBudget(0);
+  EXPECT_EQ(reader_->GetStats().cache_bytes, 0u);
+}
+
+TEST_F(SolidReaderTest, KeptBlobsStayWithinTheBudget) {
+  OpenSolid(10000, /*budget=*/3 << 20, /*threads=*/1);
+  for (uint64_t chunk = 0; chunk < 4; ++chunk) ExpectRight(chunk * kChunk + kChunk / 2, 1000);
+  // The packs take at most three quarters of the budget, the chunks the rest; the newest chunk stays whatever it takes.
+  EXPECT_LE(reader_->GetStats().cache_bytes, (3u << 20) + kChunk);
+}
+
+TEST_F(SolidReaderTest, LargeBlobsAreNotKeptTwice) {
+  OpenSolid(300 << 10, /*budget=*/64 << 20, /*threads=*/1);
+  ExpectRight(0, 1000);
+  EXPECT_EQ(reader_->GetStats().cache_bytes, kChunk);
+}
+
+TEST_F(SolidReaderTest, TheLikelyChunkIsDecodedForAReaderOfSmallFiles) {
+  OpenSolid(10000, /*budget=*/64 << 20, /*threads=*/2);
+  ExpectRight(0, 1000);
+  EXPECT_EQ(reader_->GetStats().chunks_decoded, 1u) << "one small file is no reason";
+  ExpectRight(kChunk + kChunk / 2, 1000);
+  reader_.reset();  // waits for it
+  // Seen through a reader that lives on: everything is right whether a chunk was guessed, or asked for meanwhile.
+  reader_.emplace(&source_, &file_.locations(), solid_options_);
+  for (uint64_t chunk : {2, 0, 3, 1, 2, 0}) ExpectRight(chunk * kChunk + kChunk / 2, 1000);
+  EXPECT_EQ(reader_->GetStats().chunks_decoded, 4u);
+}
+
 TEST_F(ResourceReaderTest, ReadersOfOneChunkShareOneDecode) {
   std::vector<char> content = MakeData(8 << 20, 3);
   uint32_t resource = file_.AddCompressed(content, Compression::kLzms, 8 << 20, {.solid = true, .pipable = false});
