@@ -165,7 +165,7 @@ ErrnoOr<LookupResult> ImageTree::Lookup(NodeId directory_id, std::string_view na
   if (FoundEntry found = FindEntry(*directory, name); found.entry != kNone) {
     return LookupResult{AttributesOf(image_.inodes[image_.entries[found.entry].inode]), found.exact};
   }
-  if (std::optional<LookupResult> stream = LookupStream(*directory, name)) return *std::move(stream);
+  if (std::optional<LookupResult> stream = LookupStream(*directory, name)) return *stream;
   return Errno(ENOENT);
 }
 

@@ -74,7 +74,7 @@ TEST(Metadata, OrderSearchAndShortNames) {
 TEST(Metadata, NamesThatNoFileCanHaveAreLeftOut) {
   MetadataBuilder builder;
   builder.BeginRoot();
-  for (std::u16string name : {std::u16string(), std::u16string(u"."), std::u16string(u".."), std::u16string(u"a/b"),
+  for (const std::u16string& name : {std::u16string(), std::u16string(u"."), std::u16string(u".."), std::u16string(u"a/b"),
                               std::u16string(u"a\0b", 3), std::u16string(256, u'x')}) {
     DentryFields fields = Named(name, kDirectory);
     fields.subdirectory = 8;  // nobody may follow this
