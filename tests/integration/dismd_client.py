@@ -154,8 +154,10 @@ class Client(Calls):
         module = stubs().dismd
         message = json_format.ParseDict(request or {}, getattr(module, f"{name}Request")())
         method = getattr(self.stub, name)
-        is_stream = isinstance(method, (grpc.UnaryStreamMultiCallable))
-        return method(message, timeout=120) if is_stream else method.future(message, timeout=60)
+        return method(message, timeout=120) if self.is_stream(name) else method.future(message, timeout=60)
+
+    def is_stream(self, name):
+        return isinstance(getattr(self.stub, name), grpc.UnaryStreamMultiCallable)
 
     def call(self, name, request=None):
         try:
@@ -278,9 +280,9 @@ def serve_caller(address):
         with lock:
             print(json.dumps({"number": number, **fields}), flush=True)
 
-    def watch(number, call):
+    def watch(number, name, call):
         try:
-            if hasattr(call, "result") and not hasattr(call, "__next__"):
+            if not client.is_stream(name):
                 answer(number, message=to_dict(call.result()))
             else:
                 for message in call:
@@ -291,6 +293,8 @@ def serve_caller(address):
             answer(number, code=failure.code, reason=failure.reason, text=failure.message)
         except grpc.FutureCancelledError:
             answer(number, code="CANCELLED", reason="", text="")
+        except Exception as error:  # the test must not wait for an answer that never comes
+            answer(number, code="TEST_ERROR", reason="", text=repr(error))
 
     for line in sys.stdin:
         command = json.loads(line)
@@ -299,7 +303,7 @@ def serve_caller(address):
             continue
         call = client.start(command["call"], command["request"])
         running[command["number"]] = call
-        threading.Thread(target=watch, args=(command["number"], call), daemon=True).start()
+        threading.Thread(target=watch, args=(command["number"], command["call"], call), daemon=True).start()
     # Closed by the test: leave at once, as a killed program would.
     sys.stdout.flush()
     os._exit(0)

