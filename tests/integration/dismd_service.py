@@ -21,7 +21,7 @@ import tempfile
 import unittest
 
 import processes
-from dismd_client import Client, grpc, stubs
+from dismd_client import Caller, Client, RpcFailure, grpc, stubs
 from processes import wait_until
 
 START_SECONDS = 60
@@ -66,12 +66,23 @@ class Service:
             raise AssertionError(f"dismd ended with {self.process.returncode}\n{self.log()}")
         if not os.path.exists(self.socket):
             return False
+        if self.uid:
+            return self._serves_its_user()
         with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             health = stubs().health_rpc.HealthStub(channel)
             try:
                 answer = health.Check(stubs().health.HealthCheckRequest(), timeout=5)
                 return answer.status == stubs().health.HealthCheckResponse.SERVING
             except grpc.RpcError:
+                return False
+
+    def _serves_its_user(self):
+        """Rootless: nobody else is served, not even root."""
+        with Caller(self.address, self.uid, self.gid) as caller:
+            try:
+                caller.call("GetServerInfo")
+                return True
+            except RpcFailure:
                 return False
 
     @property
