@@ -25,17 +25,24 @@ say() { printf '  %s\n' "$*"; }
 die() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 milliseconds() { local now=$EPOCHREALTIME; echo $((10#${now/[.,]/} / 1000)); }
 # Prints a command as one would type it.
-type_in() { printf '  $ %s\n' "$*"; }
+type_in() {
+  local word line=
+  for word in "$@"; do
+    [[ $word != *[[:space:]\\]* || $# -eq 1 ]] || word="'$word'"
+    line+=" $word"
+  done
+  printf '  $%s\n' "$line"
+}
 # Prints a command, runs it, and shows the first lines of what it says.
 show() {
   local lines
-  type_in "$*"
+  type_in "$@"
   mapfile -t lines < <("$@" || echo "$?" >"$work/failed")
   [[ ! -e $work/failed ]] || die "that failed (exit status $(<"$work/failed"))"
   ((${#lines[@]} == 0)) || printf '    %s\n' "${lines[@]:0:shown_lines}"
   ((${#lines[@]} <= shown_lines)) || printf '    ... and %d lines more\n' $((${#lines[@]} - shown_lines))
 }
-shown_lines=24
+shown_lines=16
 
 ((EUID == 0)) || die "installing packages needs root: sudo packaging/quickstart.sh${image:+ $image}"
 if [[ -n $image ]]; then
