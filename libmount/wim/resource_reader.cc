@@ -31,6 +31,9 @@ constexpr size_t kMinJobsToSplit = 4;
 // The small blobs of solid chunks may take three quarters of the cache's budget: whoever reads them has little use for
 // the chunks, of which the newest is kept in any case.
 constexpr size_t SmallBlobShare(size_t budget) { return budget / 4 * 3; }
+// With room for so many solid chunks, some of them kept whole save more decoding than blobs of middling size kept
+// without their chunks (all of a 1.2 GB .esd in directory order, 512 MiB: 3.6 instead of 8.9 GB decoded).
+constexpr size_t kRoomyChunks = 6;
 // Room in the budget for so many solid chunks is needed to decode a likely one.
 constexpr size_t kChunksForGuess = 3;
 // Solid resources whose tables are kept; real images have one or two.
@@ -285,10 +288,11 @@ absl::Status ResourceReader::Impl::DecodeOne(const Open& resource, Job& job, abs
 size_t ResourceReader::Impl::KeepSmallBlobs(const Open& resource, uint64_t chunk, absl::Span<const char> data) {
   uint64_t begin = chunk * resource.location.chunk_size;
   uint64_t end = begin + data.size();
+  bool roomy = budget_.load(std::memory_order_relaxed) / kRoomyChunks >= resource.location.chunk_size;
+  const uint64_t most = roomy ? SmallBlobCache::kMaxTinySize : SmallBlobCache::kMaxBlobSize;
   std::vector<SmallBlobCache::Extent> extents;
   visit_blobs_(resource.index, begin, end, [&](uint64_t offset, uint64_t size) {
-    if (size == 0 || size > SmallBlobCache::kMaxBlobSize || offset < begin || offset >= end || size > end - offset)
-      return;
+    if (size == 0 || size > most || offset < begin || offset >= end || size > end - offset) return;
     // Blobs of a hostile image may overlap; what lies under others is decoded again.
     if (!extents.empty() && offset < begin + extents.back().offset + extents.back().size) return;
     extents.push_back({static_cast<uint32_t>(offset - begin), static_cast<uint32_t>(size)});

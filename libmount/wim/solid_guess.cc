@@ -9,8 +9,6 @@
 namespace libmount {
 namespace {
 
-// One small file out of an image is no reason to decode another chunk.
-constexpr int kMissesBeforeGuess = 2;
 // With fewer small files a chunk is not a likely one.
 constexpr uint32_t kWorthGuessing = 64;
 constexpr uint64_t kMaxChunks = 1 << 16;
@@ -29,7 +27,6 @@ std::optional<uint64_t> SolidGuess::NoteMiss(uint32_t index, const ResourceLocat
   resource.last_chunk = chunk;
   if (resource.small_blobs.empty()) Count(index, location, chunk_count, resource);
   resource.small_blobs[chunk] = 0;
-  if (++resource.misses < kMissesBeforeGuess) return std::nullopt;
   auto best = std::max_element(resource.small_blobs.begin(), resource.small_blobs.end());
   if (*best < kWorthGuessing) return std::nullopt;
   *best = 0;

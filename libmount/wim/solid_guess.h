@@ -3,8 +3,8 @@
 // SolidGuess: which solid chunk a reader of small files will want next.
 //
 // Small files read in no order that a solid resource knows jump from chunk to chunk, and each chunk takes half a second
-// on one core. While one is decoded for a reader that has missed before, an idle core may decode the chunk that holds
-// the most small files of those not decoded yet: it is the likeliest to be asked for.
+// on one core. While one is decoded, an idle core may decode the chunk that holds the most small files of those not
+// decoded yet: it is the likeliest to be asked for. (A reader of large files sets nothing off.)
 //
 // Thread safety: thread-safe.
 
@@ -40,7 +40,6 @@ class SolidGuess {
   struct Resource {
     std::vector<uint32_t> small_blobs;  // of each chunk; 0 also for those decoded or returned
     uint64_t last_chunk = ~uint64_t{0};
-    int misses = 0;  // of small blobs
   };
 
   void Count(uint32_t index, const ResourceLocation& location, uint64_t chunk_count, Resource& resource) const;
