@@ -3,19 +3,22 @@
 // ReadWholeResource: see resource_reader.h.
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "absl/strings/str_format.h"
 #include "libmount/base/reason.h"
 #include "libmount/wim/chunk_table.h"
 #include "libmount/wim/decoder.h"
+#include "libmount/wim/parallel_runner.h"
 #include "libmount/wim/resource_reader.h"
 
 namespace libmount {
 namespace {
 
 constexpr size_t kRawPiece = size_t{1} << 20;
-// Chunks whose table entries are read at once.
-constexpr uint64_t kChunksAtOnce = 256;
+// Chunks whose table entries are read at once, and that one thread decodes.
+constexpr uint64_t kChunksAtOnce = 32;
 
 absl::Status ReadRaw(const WimSource& source, const ResourceLocation& location, absl::Span<char> out,
                      OperationMonitor& monitor) {
@@ -45,25 +48,41 @@ absl::Status DecodeChunk(const WimSource& source, const ResourceLocation& locati
                                                             source.part_name(location.part), chunk, location.offset));
 }
 
+// Decodes the chunks from `first` on, at most kChunksAtOnce of them, into their place in `out`.
+absl::Status ReadGroup(const WimSource& source, const ResourceLocation& location, const ChunkTable& table,
+                       uint64_t first, Decoder& decoder, absl::Span<char> out, OperationMonitor& monitor) {
+  std::vector<ChunkExtent> extents(std::min(kChunksAtOnce, table.chunk_count() - first));
+  absl::Status status = table.Locate(first, absl::MakeSpan(extents));
+  for (size_t i = 0; i < extents.size() && status.ok(); ++i) {
+    const uint64_t chunk = first + i;
+    status = CheckCancelled(monitor);
+    if (!status.ok()) break;
+    absl::Span<char> piece = out.subspan(chunk * location.chunk_size, table.ChunkSize(chunk));
+    status = DecodeChunk(source, location, extents[i], chunk, decoder, piece);
+  }
+  return status;
+}
+
+// On all cores: a caller waits for the whole, most of the time one who waits for a mount.
 absl::Status ReadCompressed(const WimSource& source, const ResourceLocation& location, absl::Span<char> out,
                             OperationMonitor& monitor) {
   absl::StatusOr<ChunkTable> table = ChunkTable::Open(&source, &location);
   if (!table.ok()) return table.status();
-  absl::StatusOr<std::unique_ptr<Decoder>> decoder = Decoder::Create(location.compression, location.chunk_size);
-  if (!decoder.ok()) return decoder.status();
-  std::vector<ChunkExtent> extents;
-  for (uint64_t chunk = 0; chunk < table->chunk_count(); ++chunk) {
-    absl::Status status = CheckCancelled(monitor);
-    uint64_t index = chunk % kChunksAtOnce;
-    if (status.ok() && index == 0) {
-      extents.resize(std::min(kChunksAtOnce, table->chunk_count() - chunk));
-      status = table->Locate(chunk, absl::MakeSpan(extents));
-    }
-    if (status.ok()) {
-      absl::Span<char> piece = out.subspan(chunk * location.chunk_size, table->ChunkSize(chunk));
-      status = DecodeChunk(source, location, extents[index], chunk, **decoder, piece);
-    }
-    if (!status.ok()) return status;
+  const size_t groups = (table->chunk_count() + kChunksAtOnce - 1) / kChunksAtOnce;
+  const size_t threads = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), groups);
+  std::vector<absl::Status> results(groups);
+  std::atomic<bool> failed = false;
+  DecoderPool decoders(threads);
+  ParallelRunner runner(threads - 1);
+  runner.Run(groups, [&](size_t group) {
+    if (failed) return;
+    absl::StatusOr<DecoderPool::Lease> decoder = decoders.Take(location.compression, location.chunk_size);
+    results[group] = decoder.ok() ? ReadGroup(source, location, *table, group * kChunksAtOnce, **decoder, out, monitor)
+                                  : decoder.status();
+    if (!results[group].ok()) failed = true;
+  });
+  for (const absl::Status& result : results) {
+    if (!result.ok()) return result;
   }
   return absl::OkStatus();
 }

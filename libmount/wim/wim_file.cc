@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "libmount/base/reason.h"
+#include "libmount/base/small_thread.h"
 #include "libmount/base/utf16.h"
 #include "libmount/wim/image_tree.h"
 #include "libmount/wim/integrity.h"
@@ -173,13 +174,19 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
   absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
   if (!bytes.ok()) return bytes.status();
-  if (Sha1::Of(*bytes) != metadata.hash) {
+  // Hashed while it is parsed: each takes as long as the other, and the parser trusts nothing in any case.
+  Sha1Digest hash;
+  SmallThread hasher;
+  if (!hasher.Start("dismd-hash", [&hash, &bytes] { hash = Sha1::Of(*bytes); }).ok()) hash = Sha1::Of(*bytes);
+  absl::StatusOr<ImageMetadata> parsed = ParseMetadata(*bytes, wim_->blobs, name(), monitor);
+  hasher.Join();
+  if (hash != metadata.hash) {
     return MakeError(Reason::kBadImageFormat,
                      absl::StrFormat("%s: the directory tree of image %d is damaged: its SHA-1 differs from the one "
                                      "stored with it. Copy the file again from its source.",
                                      name(), index));
   }
-  return ParseMetadata(*bytes, wim_->blobs, name(), monitor);
+  return parsed;
 }
 
 absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTree(uint32_t index, const WimTreeOptions& options,
