@@ -188,13 +188,19 @@ absl::Status ResourceReader::Impl::ReadCompressed(const Open& resource, uint64_t
   // Own work first: whoever waits holds no claim that another could be waiting for.
   absl::Status status = jobs.empty() ? absl::OkStatus() : Decode(resource, absl::MakeSpan(jobs));
   for (Job& job : jobs) {
-    if (job.claim != nullptr) std::move(*job.claim).Fail(status);
+    // Those waiting for it must not take the damage of another chunk for this one's.
+    if (job.claim != nullptr) std::move(*job.claim).Fail(MakeError(Reason::kUnspecified, "a chunk was not decoded"));
   }
   for (Awaited& other : awaited) {
     if (!status.ok()) break;
     absl::StatusOr<ChunkCache::Chunk> chunk = cache_.Wait(other.flight);
-    status = chunk.status();
-    if (status.ok()) memcpy(other.out.data(), (*chunk)->data() + other.skip, other.out.size());
+    if (chunk.ok()) {
+      memcpy(other.out.data(), (*chunk)->data() + other.skip, other.out.size());
+    } else if (ReasonOf(chunk.status()) == Reason::kBadImageFormat) {
+      status = chunk.status();
+    } else {
+      status = ReadCompressed(resource, offset + (other.out.data() - out.data()), other.out);
+    }
   }
   return status;
 }
@@ -256,6 +262,7 @@ absl::Status ResourceReader::Impl::DecodeRun(const Open& resource, absl::Span<Jo
     if (!status.ok()) break;
     if (jobs.size() > 1 && job.claim != nullptr) job.claim->Start();
     status = DecodeOne(resource, job, input.subspan(job.extent.offset - begin, job.extent.size), decoder);
+    if (!status.ok() && job.claim != nullptr) std::move(*std::exchange(job.claim, nullptr)).Fail(status);
   }
   return status;
 }

@@ -351,6 +351,38 @@ TEST_F(ResourceReaderTest, DamagedChunksFailAndOthersDoNot) {
   EXPECT_TRUE(std::equal(out_.begin(), out_.end(), content.begin() + 100000));
 }
 
+// A read over three solid chunks, of which the second is damaged, must not fail a read of the third that waits for it.
+TEST_F(ResourceReaderTest, AFailedReadFailsNobodyWaitingForItsOtherChunks) {
+  constexpr uint32_t kChunk = 32 << 10;
+  std::vector<char> content = MakeData(3 * kChunk, 5);
+  uint32_t resource = file_.AddCompressed(content, Compression::kLzx, kChunk, {.solid = true, .pipable = false});
+  const ResourceLocation& location = file_.locations()[resource];
+  constexpr size_t kSizesAt = 16;
+  uint32_t sizes[3];
+  memcpy(sizes, &file_.bytes()[location.offset + kSizesAt], sizeof(sizes));
+  ASSERT_LT(sizes[1], kChunk);  // else it would be raw
+  memset(&file_.bytes()[location.offset + kSizesAt + sizeof(sizes) + sizes[0]], 0xff, 64);
+
+  std::thread waiting;
+  absl::Status waited;
+  ResourceReader::Options options;
+  options.decoder_threads = 1;
+  // Called when the first chunk has been decoded: the right moment for the other reader to come.
+  options.visit_blobs = [&](uint32_t, uint64_t begin, uint64_t, ResourceReader::BlobVisitor) {
+    if (begin != 0 || waiting.joinable()) return;
+    waiting = std::thread([&] {
+      std::vector<char> out(1000);
+      waited = reader_->Read(resource, 2 * kChunk + 100, absl::MakeSpan(out));
+    });
+    while (reader_->GetStats().cache_hits == 0) std::this_thread::yield();
+  };
+  Open(std::move(options));
+  EXPECT_EQ(ReasonOf(Read(resource, kChunk / 2, 2 * kChunk)), Reason::kBadImageFormat);
+  ASSERT_TRUE(waiting.joinable());
+  waiting.join();
+  EXPECT_TRUE(waited.ok()) << waited;
+}
+
 TEST_F(ResourceReaderTest, ImpossibleTablesAreRefused) {
   uint32_t resource = file_.AddCompressed(MakeData(320 << 10, 5), Compression::kXpress, 32 << 10);
   const std::string good = file_.bytes();
