@@ -93,7 +93,7 @@ const Row kRows[] = {
     {"OrderIndexBeforeUnknownFlags",
      "small.wim",
      DISMAPI_E_INVALID_IMAGE_INDEX,
-     {"index"},
+     {"99"},
      99,
      {},
      DISM_MOUNT_READONLY | 0x100},
@@ -247,8 +247,22 @@ TEST_F(MountCases, AMountPointInUse) {
   ExpectNothingLeft();
 }
 
-TEST_F(MountCases, ReadWriteIsNotThereYet) {
-  EXPECT_EQ(Hex(Mount(Image("small.wim"), mount_point(), 1, DISM_MOUNT_READWRITE)), Hex(E_NOTIMPL));
+// What speaks against writing to an image is said; of one that could be written to, that this version only reads.
+TEST_F(MountCases, ReadWriteIsRefusedForItsReason) {
+  const auto mount = [this](const std::string& image) {
+    return Hex(Mount(Image(image), mount_point(), 1, DISM_MOUNT_READWRITE));
+  };
+  EXPECT_EQ(mount("small.wim"), "0xC1510111") << "the caller may not write to it";
+  for (const char* image :
+       {"small.wim", "pipable.wim", "write-protected.wim", "being-written.wim", "split.swm", "solid.esd"}) {
+    ASSERT_EQ(chmod(Image(image).c_str(), 0666), 0);
+  }
+  EXPECT_EQ(mount("pipable.wim"), "0xC1510111");
+  EXPECT_EQ(mount("write-protected.wim"), "0xC1510111");
+  EXPECT_EQ(mount("being-written.wim"), "0x80070020");
+  EXPECT_EQ(mount("split.swm"), "0xC1420130");
+  EXPECT_EQ(mount("solid.esd"), "0xC142013C");
+  EXPECT_EQ(mount("small.wim"), Hex(E_NOTIMPL));
   EXPECT_THAT(LastError(), HasSubstr("read-only"));
   ExpectNothingLeft();
 }
