@@ -55,7 +55,7 @@ std::optional<std::string> WideToUtf8(std::wstring_view text) {
   std::string result;
   result.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {
-    uint32_t c = static_cast<uint32_t>(text[i]);
+    char32_t c = static_cast<char32_t>(text[i]);
     if (c > kLastCodePoint) return std::nullopt;
     if (IsHighSurrogate(c) && i + 1 < text.size() && IsLowSurrogate(static_cast<uint32_t>(text[i + 1]))) {
       c = 0x10000 + ((c - 0xD800) << 10) + (static_cast<uint32_t>(text[++i]) - 0xDC00);
