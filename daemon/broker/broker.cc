@@ -202,7 +202,9 @@ void Broker::OnFrontMessage(const FrontToBroker& message) {
     case FrontToBroker::kInspectPaths: {
       const Peer* peer = PeerOf(message.inspect_paths().connection_id(), reply);
       if (peer == nullptr) return;
-      if (!peer->other_namespace) return slots_->InspectPaths(peer->identity, message.inspect_paths(), reply);
+      if (!peer->other_namespace) {
+        return slots_->InspectPaths(peer->identity, message.request_id(), message.inspect_paths(), reply);
+      }
       // Its paths mean other files here: nothing is opened.
       internal::BrokerReply refusal;
       refusal.mutable_path_facts()->set_other_namespace(true);
@@ -211,10 +213,13 @@ void Broker::OnFrontMessage(const FrontToBroker& message) {
     case FrontToBroker::kResolvePath: {
       const Peer* peer = PeerOf(message.resolve_path().connection_id(), reply);
       if (peer == nullptr) return;
-      if (!peer->other_namespace) return slots_->ResolvePath(peer->identity, message.resolve_path(), reply);
+      if (!peer->other_namespace) {
+        return slots_->ResolvePath(peer->identity, message.request_id(), message.resolve_path(), reply);
+      }
       return ReplyError(reply, MakeError(Reason::kOtherNamespace,
                                          "this program sees other mounts than the service (a container, perhaps)"));
     }
+    case FrontToBroker::kAbandonRequest: return slots_->Abandon(message.abandon_request().request_id());
     case FrontToBroker::MESSAGE_NOT_SET:
       return ReplyError(reply, MakeError(Reason::kNotImplemented, "an unknown request"));
     default: return slots_->Handle(message, std::move(reply));

@@ -62,7 +62,7 @@ void CloseAllBut(std::vector<int> keep) {
 ChildRunner::~ChildRunner() {
   for (Running& child : running_) {
     loop_->Unwatch(child.pidfd.get());
-    if (!child.timed_out) loop_->Cancel(child.timer);
+    if (!child.given_up) loop_->Cancel(child.timer);
     kill(child.pid, SIGKILL);
   }
   for (Waiting& waiting : waiting_) loop_->Cancel(waiting.timer);
@@ -70,7 +70,7 @@ ChildRunner::~ChildRunner() {
 
 int ChildRunner::stuck() const {
   return static_cast<int>(
-      std::count_if(running_.begin(), running_.end(), [](const Running& child) { return child.timed_out; }));
+      std::count_if(running_.begin(), running_.end(), [](const Running& child) { return child.given_up; }));
 }
 
 bool ChildRunner::HasRoom(const Job& job) const {
@@ -91,14 +91,35 @@ void ChildRunner::Run(Job job) {
   ++waiting_of_user_[job.uid];
   auto deadline = job.deadline;
   auto waiting = waiting_.insert(waiting_.end(), Waiting{std::move(job), {}, EventLoop::Clock::now() + deadline});
-  waiting->timer = loop_->After(deadline, [this, waiting] { OnWaitedTooLong(waiting); });
+  waiting->timer = loop_->After(deadline, [this, waiting] { GiveUp(waiting, ChildOutcome::End::kTimedOut); });
 }
 
-void ChildRunner::OnWaitedTooLong(std::list<Waiting>::iterator waiting) {
+void ChildRunner::GiveUp(std::list<Waiting>::iterator waiting, ChildOutcome::End why) {
   Job job = std::move(waiting->job);
+  loop_->Cancel(waiting->timer);
   --waiting_of_user_[job.uid];
   waiting_.erase(waiting);
-  job.done(ChildOutcome{ChildOutcome::End::kTimedOut, {}});
+  job.done(ChildOutcome{why, {}});
+}
+
+void ChildRunner::Abandon(uint64_t ticket) {
+  if (ticket == 0) return;
+  auto running = std::find_if(running_.begin(), running_.end(),
+                              [ticket](const Running& child) { return child.job.ticket == ticket; });
+  if (running != running_.end()) {
+    if (!running->given_up) GiveUp(running, ChildOutcome::End::kAbandoned);
+    return;
+  }
+  auto waiting =
+      std::find_if(waiting_.begin(), waiting_.end(), [ticket](const Waiting& one) { return one.job.ticket == ticket; });
+  if (waiting != waiting_.end()) GiveUp(waiting, ChildOutcome::End::kAbandoned);
+}
+
+void ChildRunner::AbandonAll() {
+  std::vector<uint64_t> tickets;  // first: Abandon changes the lists
+  for (const Running& child : running_) tickets.push_back(child.job.ticket);
+  for (const Waiting& waiting : waiting_) tickets.push_back(waiting.job.ticket);
+  for (uint64_t ticket : tickets) Abandon(ticket);
 }
 
 void ChildRunner::StartWaiting() {
@@ -142,7 +163,7 @@ void ChildRunner::Start(Job job) {
   child->pidfd = std::move(pidfd);
   child->channel = std::make_unique<Channel>(std::move(pair->first));
   fcntl(child->channel->fd(), F_SETFL, O_NONBLOCK);
-  child->timer = loop_->After(child->job.deadline, [this, child] { OnDeadline(child); });
+  child->timer = loop_->After(child->job.deadline, [this, child] { GiveUp(child, ChildOutcome::End::kTimedOut); });
   // The end of the process is what is waited for, not its answer: only then has it let go of its descriptors, and a
   // mount that a descriptor refers to cannot be unmounted.
   absl::Status watched = loop_->Watch(child->pidfd.get(), EPOLLIN, [this, child](uint32_t) { OnEnd(child); });
@@ -163,7 +184,7 @@ void ChildRunner::OnEnd(std::list<Running>::iterator child) {
   Running ended = std::move(*child);
   running_.erase(child);
   CountOut(ended.job);
-  if (ended.timed_out) {
+  if (ended.given_up) {
     if (ended.job.ended_late) ended.job.ended_late();
   } else {
     loop_->Cancel(ended.timer);
@@ -180,13 +201,15 @@ void ChildRunner::OnEnd(std::list<Running>::iterator child) {
   StartWaiting();
 }
 
-void ChildRunner::OnDeadline(std::list<Running>::iterator child) {
-  child->timed_out = true;
+void ChildRunner::GiveUp(std::list<Running>::iterator child, ChildOutcome::End why) {
+  child->given_up = true;
+  child->job.ticket = 0;  // which a later job may have
+  loop_->Cancel(child->timer);
   kill(-child->pid, SIGKILL);
   kill(child->pid, SIGKILL);  // if it had not come as far as its own process group
   child->channel.reset();
   std::function<void(ChildOutcome)> done = std::move(child->job.done);
-  done(ChildOutcome{ChildOutcome::End::kTimedOut, {}});
+  done(ChildOutcome{why, {}});
 }
 
 }  // namespace dismd

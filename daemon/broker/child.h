@@ -44,10 +44,11 @@ inline constexpr size_t kMaxWaitingOfUser = 128;
 
 struct ChildOutcome {
   enum class End {
-    kAnswered,  // the message is filled
-    kTimedOut,  // no answer by the deadline; killed
-    kFailed,    // ended without an answer, or could not be started
-    kRefused,   // the user has too many waiting already
+    kAnswered,   // the message is filled
+    kTimedOut,   // no answer by the deadline; killed
+    kFailed,     // ended without an answer, or could not be started
+    kRefused,    // the user has too many waiting already
+    kAbandoned,  // nobody wants the answer any more; killed
   };
   End end = End::kFailed;
   std::vector<libmount::UniqueFd> fds;
@@ -63,11 +64,12 @@ class ChildRunner {
     std::shared_ptr<google::protobuf::MessageLite> answer;
     std::chrono::milliseconds deadline{0};
     // Runs in the loop, once. The child has ended (or was given up): nothing it held is held any more, unless
-    // kTimedOut.
+    // kTimedOut or kAbandoned.
     std::function<void(ChildOutcome)> done;
-    // Runs in the loop when a child that timed out has ended at last.
+    // Runs in the loop when a child that timed out, or was abandoned, has ended at last.
     std::function<void()> ended_late;
     bool unlimited = false;  // not counted: the broker's own cleaning up
+    uint64_t ticket = 0;     // for Abandon; 0: cannot be abandoned
   };
 
   explicit ChildRunner(EventLoop* loop) : loop_(loop) {}
@@ -76,6 +78,11 @@ class ChildRunner {
   ChildRunner& operator=(const ChildRunner&) = delete;
 
   void Run(Job job);
+
+  // Ends the job with this ticket now, running or waiting; does nothing if it is over.
+  void Abandon(uint64_t ticket);
+  // All that have a ticket.
+  void AbandonAll();
 
   // Children that were killed but have not ended.
   int stuck() const;
@@ -87,7 +94,7 @@ class ChildRunner {
     libmount::UniqueFd pidfd;
     std::unique_ptr<Channel> channel;
     EventLoop::TimerId timer;
-    bool timed_out = false;
+    bool given_up = false;  // killed; `done` was called
   };
   struct Waiting {
     Job job;
@@ -99,9 +106,9 @@ class ChildRunner {
   void Start(Job job);
   void StartWaiting();
   void OnEnd(std::list<Running>::iterator child);
-  void OnDeadline(std::list<Running>::iterator child);
+  void GiveUp(std::list<Running>::iterator child, ChildOutcome::End why);
   void CountOut(const Job& job);
-  void OnWaitedTooLong(std::list<Waiting>::iterator waiting);
+  void GiveUp(std::list<Waiting>::iterator waiting, ChildOutcome::End why);
 
   EventLoop* const loop_;
   std::list<Running> running_;

@@ -39,6 +39,7 @@ inline absl::Status StatusOf(const ChildOutcome& outcome, const std::string& pat
       return MakeError(
           Reason::kTooManyOperations,
           absl::StrCat("too many steps on this user's file systems wait already; ", path, " is not tried"));
+    case ChildOutcome::End::kAbandoned: return MakeError(Reason::kCancelled, "cancelled");
     case ChildOutcome::End::kFailed: break;
   }
   return MakeError(Reason::kOutOfResources, absl::StrCat("a child process for ", path, " could not do its work"));

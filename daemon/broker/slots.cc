@@ -73,7 +73,8 @@ std::vector<OwnMount> Slots::OwnMounts() const {
   return mounts;
 }
 
-void Slots::InspectPaths(const internal::Identity& caller, const internal::InspectPaths& request, Reply reply) {
+void Slots::InspectPaths(const internal::Identity& caller, uint64_t request_id, const internal::InspectPaths& request,
+                         Reply reply) {
   if (slots_.size() >= kMaxSlots) {
     return ReplyError(reply, MakeError(Reason::kTooManyMounts,
                                        absl::StrCat("there are ", kMaxSlots, " mounts already; unmount some first")));
@@ -85,6 +86,7 @@ void Slots::InspectPaths(const internal::Identity& caller, const internal::Inspe
   auto answer = std::make_shared<internal::InspectAnswer>();
   ChildRunner::Job job;
   job.uid = caller.uid();
+  job.ticket = request_id;
   job.deadline = options_->path_deadline;
   job.answer = answer;
   job.work = [this, caller, request, answer](google::protobuf::MessageLite*, std::vector<int>* fds) {
@@ -128,13 +130,15 @@ void Slots::OnInspected(const internal::Identity& caller, const internal::Inspec
   reply(std::move(message), {});
 }
 
-void Slots::ResolvePath(const internal::Identity& caller, const internal::ResolvePath& request, Reply reply) {
+void Slots::ResolvePath(const internal::Identity& caller, uint64_t request_id, const internal::ResolvePath& request,
+                        Reply reply) {
   if (!IsAbsolutePath(request.path())) {
     return ReplyError(reply, MakeError(Reason::kInvalidPath, "a path must be absolute and shorter than 4096 bytes"));
   }
   auto answer = std::make_shared<internal::ResolveAnswer>();
   ChildRunner::Job job;
   job.uid = caller.uid();
+  job.ticket = request_id;
   job.deadline = options_->path_deadline;
   job.answer = answer;
   job.work = [this, caller, path = request.path(), answer](google::protobuf::MessageLite*, std::vector<int>*) {
@@ -184,6 +188,10 @@ void Slots::EndStep(uint64_t slot_id) {
   Slot* slot = Find(slot_id);
   if (slot == nullptr) return;
   slot->busy = false;
+  if (std::exchange(slot->release_unless_mounted, false) && slot->state != State::kMounted) {
+    QueueRelease(slot_id);
+    return RunQueuedReleases();
+  }
   if (slot->waiting.empty()) return;
   Pending next = std::move(slot->waiting.front());
   slot->waiting.pop_front();

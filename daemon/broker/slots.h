@@ -66,8 +66,13 @@ class Slots {
   Slots& operator=(const Slots&) = delete;
 
   // The two requests that are about a connection; the others are about a slot.
-  void InspectPaths(const internal::Identity& caller, const internal::InspectPaths& request, Reply reply);
-  void ResolvePath(const internal::Identity& caller, const internal::ResolvePath& request, Reply reply);
+  // `request_id`, unless 0, is for Abandon.
+  void InspectPaths(const internal::Identity& caller, uint64_t request_id, const internal::InspectPaths& request,
+                    Reply reply);
+  void ResolvePath(const internal::Identity& caller, uint64_t request_id, const internal::ResolvePath& request,
+                   Reply reply);
+  // Answers one of these two with CANCELLED now, if it is not answered yet.
+  void Abandon(uint64_t request_id) { children_.Abandon(request_id); }
   // StartWorker, CreateMount, AttachMount, Unmount, ReleaseSlot.
   void Handle(const internal::FrontToBroker& request, Reply reply);
 
@@ -111,6 +116,7 @@ class Slots {
     int sibling_requests = 0;
     bool busy = false;  // with a step; further requests wait
     std::deque<Pending> waiting;
+    bool release_unless_mounted = false;  // after this step: the front that began it has died
     std::function<void()> when_worker_ended;
     std::optional<EventLoop::TimerId> worker_exit_timer;
   };

@@ -248,10 +248,16 @@ void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
 }
 
 void Slots::ReleaseUnfinished() {
+  // What is being looked at would become a slot that nobody knows.
+  children_.AbandonAll();
   for (auto& [id, slot] : slots_) {
     if (slot->state == State::kMounted && !slot->busy) continue;
     slot->waiting.clear();  // nobody is there to be answered
-    if (slot->state != State::kMounted) QueueRelease(id);
+    if (slot->state == State::kMounted) {
+      slot->release_unless_mounted = true;  // being unmounted
+    } else {
+      QueueRelease(id);
+    }
   }
   RunQueuedReleases();
 }

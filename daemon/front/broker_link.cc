@@ -52,7 +52,7 @@ void BrokerLink::Start() {
   watch_ = loop_.Add(channel_.fd(), EPOLLIN, [this](uint32_t) { OnReadable(); });
 }
 
-absl::StatusOr<BrokerAnswer> BrokerLink::Call(internal::FrontToBroker request) {
+absl::StatusOr<BrokerAnswer> BrokerLink::Call(internal::FrontToBroker request, CancelToken* cancel) {
   Pending pending;
   uint64_t id;
   {
@@ -63,13 +63,32 @@ absl::StatusOr<BrokerAnswer> BrokerLink::Call(internal::FrontToBroker request) {
   }
   request.set_request_id(id);
   absl::Status sent = channel_.Send(request);
-  absl::MutexLock lock(&mutex_);
   if (!sent.ok()) {
+    absl::MutexLock lock(&mutex_);
     pending_.erase(id);
     return MakeError(Reason::kShuttingDown, absl::StrCat("the broker process cannot be asked: ", sent.ToString()));
   }
+  if (cancel != nullptr) {
+    CancelToken::Subscription subscription(*cancel, [this, &pending] {
+      absl::MutexLock lock(&mutex_);
+      pending.cancelled = true;
+      answered_.SignalAll();
+    });
+    if (!Await(pending)) {
+      internal::FrontToBroker abandon;
+      abandon.mutable_abandon_request()->set_request_id(id);
+      Tell(abandon);
+    }
+  }
+  absl::MutexLock lock(&mutex_);
   while (!pending.done) answered_.Wait(&mutex_);
   return std::move(pending.answer);
+}
+
+bool BrokerLink::Await(Pending& pending) {
+  absl::MutexLock lock(&mutex_);
+  while (!pending.done && !pending.cancelled) answered_.Wait(&mutex_);
+  return pending.done;
 }
 
 void BrokerLink::Tell(const internal::FrontToBroker& message) {

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "daemon/front/cancel_token.h"
 #include "daemon/front/event_loop.h"
 #include "daemon/ipc/channel.h"
 #include "dismd/internal/control.pb.h"
@@ -60,7 +61,10 @@ class BrokerLink {
 
   // Sends a request and waits for the answer; an error of the broker's comes as a status with its reason, except that
   // MOUNT_BUSY with its holders is left in the answer. Not on the loop's thread.
-  absl::StatusOr<BrokerAnswer> Call(internal::FrontToBroker request);
+  //
+  // When `cancel` is cancelled, the broker is asked to answer at once with CANCELLED; still its answer is waited for,
+  // and may be that it worked. Only for what the broker can abandon (AbandonRequest): InspectPaths and ResolvePath.
+  absl::StatusOr<BrokerAnswer> Call(internal::FrontToBroker request, CancelToken* cancel = nullptr);
 
   // Sends what has no answer.
   void Tell(const internal::FrontToBroker& message);
@@ -68,9 +72,12 @@ class BrokerLink {
  private:
   struct Pending {
     bool done = false;
+    bool cancelled = false;
     absl::StatusOr<BrokerAnswer> answer = absl::UnknownError("");
   };
 
+  // Waits until it is answered; false: cancelled first.
+  bool Await(Pending& pending);
   void OnReadable();
   void Handle(internal::BrokerToFront& message, std::vector<libmount::UniqueFd>& fds);
   void HandleReply(internal::BrokerReply& reply, std::vector<libmount::UniqueFd>& fds);

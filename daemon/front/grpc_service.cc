@@ -294,7 +294,11 @@ class Adapter final : public v1::Dismd::CallbackService {
   }
 
   Unary* GetMount(Context*, const v1::GetMountRequest* request, v1::GetMountResponse* response) override {
-    return Run(response, [this, request] { return service_.GetMount(caller_, *request); });
+    auto* call = new UnaryCall;
+    Hop([this, call, request, response] {
+      Answer(call, service_.GetMount(caller_, *request, call->token()), response);
+    });
+    return call;
   }
 
   Unary* CleanupMountpoints(Context*, const v1::CleanupMountpointsRequest*,

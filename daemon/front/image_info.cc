@@ -43,7 +43,7 @@ absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const
   internal::InspectPaths inspect;
   inspect.set_connection_id(caller.connection->id());
   inspect.set_image_path(image_path);
-  absl::StatusOr<std::unique_ptr<Slot>> inspected = Slot::Inspect(tools.broker, inspect);
+  absl::StatusOr<std::unique_ptr<Slot>> inspected = Slot::Inspect(tools.broker, inspect, cancel);
   if (!inspected.ok()) return inspected.status();
   Slot& slot = **inspected;
   if (absl::Status found = JudgePresence(paths, slot.facts()); !found.ok()) return found;

@@ -93,7 +93,8 @@ absl::Status Mounter::Inspect() {
   inspect.set_image_path(paths_.image);
   inspect.set_mount_path(paths_.mount);
   inspect.set_read_write(!request_.read_only());
-  absl::StatusOr<std::unique_ptr<Slot>> slot = Slot::Inspect(tools_.broker, inspect);
+  absl::StatusOr<std::unique_ptr<Slot>> slot = Slot::Inspect(tools_.broker, inspect, operation_.cancel_token());
+  if (operation_.cancelled()) return Cancelled();
   if (!slot.ok()) return slot.status();
   slot_ = *std::move(slot);
   Seam("front-inspected");

@@ -134,7 +134,8 @@ absl::StatusOr<std::shared_ptr<Operation>> Service::StartUnmount(const Caller& c
 absl::Status Service::UnmountForCaller(Operation& operation, const Caller& caller,
                                        const v1::UnmountImageRequest& request) {
   operation.Report({libmount::Phase::kUnmounting, 0, 0});
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  absl::StatusOr<MountView> view =
+      FindMount(tools(), caller, request.mount_path(), request.mount_id(), operation.cancel_token());
   if (!view.ok()) return view.status();
   operation.SetMount(view->mount);
   if (request.changes() == v1::CHANGES_COMMIT) {
@@ -150,7 +151,8 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
 
 absl::Status Service::CommitImage(const Caller& caller, const v1::CommitImageRequest& request) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  CancelToken never;
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
   if (!view.ok()) return view.status();
   if (view->mount.read_only()) {
     return MakeError(Reason::kMountReadOnly,
@@ -161,7 +163,8 @@ absl::Status Service::CommitImage(const Caller& caller, const v1::CommitImageReq
 
 absl::Status Service::RemountImage(const Caller& caller, const v1::RemountImageRequest& request) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+  CancelToken never;
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
   if (!view.ok()) return view.status();
   return MakeError(Reason::kNotImplemented, "this version remounts no images; unmount it and mount it again");
 }
@@ -185,8 +188,9 @@ v1::ListMountsResponse Service::ListMounts(const Caller& caller) {
   return response;
 }
 
-absl::StatusOr<v1::GetMountResponse> Service::GetMount(const Caller& caller, const v1::GetMountRequest& request) {
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id());
+absl::StatusOr<v1::GetMountResponse> Service::GetMount(const Caller& caller, const v1::GetMountRequest& request,
+                                                       CancelToken& cancel) {
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), cancel);
   if (!view.ok()) return view.status();
   v1::GetMountResponse response;
   *response.mutable_mount() = std::move(view->mount);

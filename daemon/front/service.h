@@ -76,7 +76,8 @@ class Service final : public BrokerEvents {
                                                         CancelToken& cancel);
   v1::ListMountsResponse ListMounts(const Caller& caller);
   // Waits.
-  absl::StatusOr<v1::GetMountResponse> GetMount(const Caller& caller, const v1::GetMountRequest& request);
+  absl::StatusOr<v1::GetMountResponse> GetMount(const Caller& caller, const v1::GetMountRequest& request,
+                                                CancelToken& cancel);
   // Waits.
   absl::StatusOr<v1::CleanupMountpointsResponse> CleanupMountpoints(const Caller& caller);
   v1::GetServerInfoResponse GetServerInfo(const Caller& caller);

@@ -31,10 +31,11 @@ void ReleaseSlot(BrokerLink& broker, uint64_t slot_id) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<Slot>> Slot::Inspect(BrokerLink& broker, const internal::InspectPaths& paths) {
+absl::StatusOr<std::unique_ptr<Slot>> Slot::Inspect(BrokerLink& broker, const internal::InspectPaths& paths,
+                                                    CancelToken& cancel) {
   FrontToBroker request;
   *request.mutable_inspect_paths() = paths;
-  absl::StatusOr<BrokerAnswer> answer = broker.Call(std::move(request));
+  absl::StatusOr<BrokerAnswer> answer = broker.Call(std::move(request), &cancel);
   if (!answer.ok()) return answer.status();
   if (!answer->reply.has_path_facts()) return UnexpectedAnswer("InspectPaths");
   return std::unique_ptr<Slot>(new Slot(broker, std::move(*answer->reply.mutable_path_facts())));

@@ -25,7 +25,8 @@ namespace dismd {
 class Slot {
  public:
   // Has the paths opened as the connection's identity.
-  static absl::StatusOr<std::unique_ptr<Slot>> Inspect(BrokerLink& broker, const internal::InspectPaths& paths);
+  static absl::StatusOr<std::unique_ptr<Slot>> Inspect(BrokerLink& broker, const internal::InspectPaths& paths,
+                                                       CancelToken& cancel);
   ~Slot();
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;

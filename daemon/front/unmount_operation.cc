@@ -44,20 +44,19 @@ absl::Status AskToUnmount(BrokerLink& broker, const MountView& view, bool detach
 }  // namespace
 
 absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, const std::string& mount_path,
-                                    const std::string& mount_id) {
+                                    const std::string& mount_id, CancelToken& cancel) {
   if (!mount_id.empty()) return tools.registry.FindById(caller, mount_id);
   if (absl::Status well_formed = CheckPath(mount_path, "mount point"); !well_formed.ok()) return well_formed;
   if (std::optional<MountView> exact = tools.registry.FindByPath(caller, mount_path)) return *std::move(exact);
   internal::FrontToBroker request;
   request.mutable_resolve_path()->set_connection_id(caller.connection->id());
   request.mutable_resolve_path()->set_path(mount_path);
-  absl::StatusOr<BrokerAnswer> answer = tools.broker.Call(std::move(request));
+  absl::StatusOr<BrokerAnswer> answer = tools.broker.Call(std::move(request), &cancel);
   if (!answer.ok()) {
     Reason reason = libmount::ReasonOf(answer.status());
-    for (Reason told : {Reason::kShuttingDown, Reason::kPathTimedOut, Reason::kOtherNamespace}) {
-      if (reason == told) return answer.status();
-    }
-    return NotMounted(mount_path);
+    // Nothing of the caller's is mounted where the caller cannot go; of everything else the caller hears.
+    bool not_there = reason == Reason::kAccessDenied || reason == Reason::kMountPointNotFound;
+    return not_there ? NotMounted(mount_path) : answer.status();
   }
   const internal::PathsResolved& resolved = answer->reply.paths_resolved();
   if (auto in_slot = tools.registry.FindBySlot(caller, resolved.slot_id())) return *std::move(in_slot);

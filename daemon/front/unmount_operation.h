@@ -14,9 +14,9 @@
 namespace dismd {
 
 // The caller's mount with this path or id: a registered path as it is, else where the path leads for the caller.
-// NOT_MOUNTED, INVALID_PATH.
+// NOT_MOUNTED, INVALID_PATH, CANCELLED; or why the path could not be looked at.
 absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, const std::string& mount_path,
-                                    const std::string& mount_id);
+                                    const std::string& mount_id, CancelToken& cancel);
 
 // Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
 // finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins).

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -226,6 +227,31 @@ TEST_F(BrokerPathsTest, AStalledFileSystemKeepsNobodyElseWaiting) {
   EXPECT_EQ(Inspect(bob, "/etc/hostname", MakeDirectory(kBob, "mnt")).image_errno(), 0);
   for (auto& [event, fds] : events_) EXPECT_FALSE(event.has_reply()) << "answered before its deadline";
   for (uint64_t id : waiting) EXPECT_EQ(WaitReply(id).error().reason(), static_cast<int>(Reason::kPathTimedOut));
+}
+
+TEST_F(BrokerPathsTest, WhatNobodyWaitsForAnyMoreIsAnsweredAtOnce) {
+  uint64_t alice = Connect(kAlice).connection_id();
+  uint64_t bob = Connect(kBob).connection_id();
+  StalledMount stalled(MakeDirectory(kAlice, "stalled"), kAlice);
+  ASSERT_TRUE(stalled.ok());
+  FrontToBroker inspect, resolve;
+  inspect.mutable_inspect_paths()->set_connection_id(alice);
+  inspect.mutable_inspect_paths()->set_image_path(Home(kAlice) + "/stalled/image.wim");
+  resolve.mutable_resolve_path()->set_connection_id(alice);
+  resolve.mutable_resolve_path()->set_path(Home(kAlice) + "/stalled/mnt");
+  // More than a user's share of children, so that some are abandoned while they wait for their turn.
+  std::vector<uint64_t> waiting;
+  for (int i = 0; i < 6; ++i) waiting.insert(waiting.end(), {Send(inspect), Send(resolve)});
+  ASSERT_TRUE(Eventually([&] { return stalled.swallowed() > 0; }));
+  auto start = std::chrono::steady_clock::now();
+  for (uint64_t id : waiting) {
+    FrontToBroker abandon;
+    abandon.mutable_abandon_request()->set_request_id(id);
+    EXPECT_TRUE(front_->Send(abandon).ok());
+  }
+  for (uint64_t id : waiting) EXPECT_EQ(WaitReply(id).error().reason(), static_cast<int>(Reason::kCancelled));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_EQ(Inspect(bob, "/etc/hostname", MakeDirectory(kBob, "mnt")).image_errno(), 0);
 }
 
 TEST_F(BrokerPathsTest, AnImageInsideAFuseMountOfTheCallersIsFound) {

@@ -259,6 +259,32 @@ TEST_F(ChildTest, AUsersShareIsOnesOwn) {
   EXPECT_EQ(last_.end, ChildOutcome::End::kRefused);
 }
 
+TEST_F(ChildTest, AnAbandonedOneEndsAtOnce) {
+  auto hang = [](internal::AttachAnswer*, std::vector<int>*) {
+    for (;;) pause();
+  };
+  for (uint64_t ticket = 1; ticket <= kMaxChildrenOfUser + 1; ++ticket) {
+    ChildRunner::Job job = JobOf(hang);
+    job.ticket = ticket;
+    runner_.Run(std::move(job));
+  }
+  runner_.Run(JobOf(hang, std::chrono::seconds(20), 2));  // without a ticket
+  runner_.Abandon(3);
+  EXPECT_EQ(last_.end, ChildOutcome::End::kAbandoned);
+  EXPECT_EQ(done_, 1);
+  runner_.Abandon(kMaxChildrenOfUser + 1);  // waits for its turn still
+  EXPECT_EQ(done_, 2);
+  for (uint64_t ticket : {uint64_t{3}, uint64_t{0}, uint64_t{99}}) runner_.Abandon(ticket);
+  EXPECT_EQ(done_, 2);
+  runner_.AbandonAll();
+  EXPECT_EQ(done_, kMaxChildrenOfUser + 1);
+  EXPECT_THAT(ends_, ::testing::Each(ChildOutcome::End::kAbandoned));
+  // The user's share is free again as soon as they have ended.
+  runner_.Run(JobOf([](internal::AttachAnswer*, std::vector<int>*) {}));
+  RunUntil(kMaxChildrenOfUser + 2);
+  EXPECT_EQ(last_.end, ChildOutcome::End::kAnswered);
+}
+
 TEST_F(ChildTest, ThoseThatWaitHaveTheirTurn) {
   for (int i = 0; i < kMaxChildrenOfUser * 4; ++i)
     runner_.Run(JobOf([](internal::AttachAnswer*, std::vector<int>*) {}));

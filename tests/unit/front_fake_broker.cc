@@ -30,6 +30,7 @@ const char* NameOf(const FrontToBroker& request) {
     case FrontToBroker::kStopDone: return "stop-done";
     case FrontToBroker::kResolvePath: return "resolve";
     case FrontToBroker::kReady: return "ready";
+    case FrontToBroker::kAbandonRequest: return "abandon";
     default: return "other";
   }
 }
@@ -129,10 +130,12 @@ void FakeBroker::Run() {
   }
 }
 
-void FakeBroker::Note(const std::string& name) {
+void FakeBroker::Note(const std::string& name, uint64_t request_id) {
   absl::MutexLock lock(&mutex_);
   journal_.push_back(name);
-  auto go_on = [this, &name]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ending_ || held_.count(name) == 0; };
+  auto go_on = [this, &name, request_id]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ending_ || held_.count(name) == 0 || abandoned_.count(request_id) != 0;
+  };
   mutex_.Await(absl::Condition(&go_on));
 }
 
@@ -145,10 +148,21 @@ void FakeBroker::Reply(BrokerReply reply, UniqueFd fd) {
 
 void FakeBroker::Serve(const FrontToBroker& request) {
   std::string name = NameOf(request);
-  Note(name);
+  Note(name, request.request_id());
   BrokerReply reply;
   reply.set_request_id(request.request_id());
   UniqueFd fd;
+  if (request.has_inspect_paths() || request.has_resolve_path()) {
+    bool abandoned;
+    {
+      absl::MutexLock lock(&mutex_);
+      abandoned = abandoned_.count(request.request_id()) != 0;
+    }
+    if (abandoned) {
+      SetError(Reason::kCancelled, reply.mutable_error());
+      return Reply(std::move(reply));
+    }
+  }
   if (failing.count(name) != 0) {
     SetError(Reason::kOutOfResources, reply.mutable_error());
     return Reply(std::move(reply));
@@ -205,6 +219,11 @@ void FakeBroker::Serve(const FrontToBroker& request) {
       EndWorker(worker);
       absl::MutexLock lock(&mutex_);
       slots_.erase(request.release_slot().slot_id());
+      break;
+    }
+    case FrontToBroker::kAbandonRequest: {
+      absl::MutexLock lock(&mutex_);
+      abandoned_.insert(request.abandon_request().request_id());
       break;
     }
     case FrontToBroker::kStopDone: {

@@ -25,7 +25,7 @@
 namespace dismd {
 
 // The names of requests, for Hold, WaitFor and journal: "inspect", "resolve", "start", "create", "attach", "unmount",
-// "release", "closed", "ready", "stop-done"; of a worker's: "open", "check", "info", "stats", "budget".
+// "release", "closed", "ready", "stop-done", "abandon"; of a worker's: "open", "check", "info", "stats", "budget".
 class FakeBroker {
  public:
   FakeBroker();
@@ -58,7 +58,7 @@ class FakeBroker {
 
   void SetBusy(uint64_t slot, bool busy);
 
-  // Requests of this name are not answered until Release.
+  // Requests of this name are not answered until Release (or until they are abandoned: then with CANCELLED).
   void Hold(const std::string& name);
   void Release(const std::string& name);
   // Waits until a request of this name has come (`count` of them in all).
@@ -91,7 +91,7 @@ class FakeBroker {
   void Serve(const internal::FrontToBroker& request);
   void RunWorker(const std::shared_ptr<FakeWorker>& worker);
   void AnswerWorkerRequest(FakeWorker& worker, const internal::FrontToWorker& request);
-  void Note(const std::string& name);  // and waits while it is held
+  void Note(const std::string& name, uint64_t request_id = 0);  // and waits while it is held
   void Reply(internal::BrokerReply reply, libmount::UniqueFd fd = {});
   static void EndWorker(const std::shared_ptr<FakeWorker>& worker);
 
@@ -102,6 +102,7 @@ class FakeBroker {
   absl::Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::string> held_ ABSL_GUARDED_BY(mutex_);
+  std::set<uint64_t> abandoned_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> journal_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, FakeSlot> slots_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_slot_ ABSL_GUARDED_BY(mutex_) = 0;

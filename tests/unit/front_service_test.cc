@@ -148,6 +148,7 @@ class FrontService : public testing::Test {
     return {response.mounts().begin(), response.mounts().end()};
   }
 
+  CancelToken never_;
   FakeBroker broker_;
   EventLoop loop_;
   Service service_;
@@ -182,7 +183,7 @@ TEST_F(FrontService, MountsListsAndUnmounts) {
 
   v1::GetMountRequest get;
   get.set_mount_id(mounts[0].mount_id());
-  auto got = service_.GetMount(Of(kAnna), get);
+  auto got = service_.GetMount(Of(kAnna), get, never_);
   ASSERT_TRUE(got.ok());
   EXPECT_EQ(got->mount().stats().requests(), 42u);
 
@@ -314,13 +315,14 @@ TEST_P(FrontCancel, LeavesNothing) {
   Watcher watcher(*operation);
   broker_.WaitFor(step == "serving" ? "create" : step);
   EXPECT_TRUE((*operation)->Cancel());
-  bool broker_step = step == "inspect" || step == "start" || step == "create";
-  if (broker_step) broker_.Release(step);  // the broker always answers
+  // The broker always answers: at once where it is told that nobody waits any more.
+  if (step == "start" || step == "create") broker_.Release(step);
   EXPECT_EQ(ReasonOf(watcher.Outcome()), Reason::kCancelled);
   EXPECT_EQ(broker_.slots(), 0u);
   EXPECT_EQ((*operation)->snapshot()->state(), v1::OPERATION_STATE_CANCELLED);
   EXPECT_THAT(List(kAnna), IsEmpty());
   EXPECT_THAT(broker_.journal(), Not(testing::Contains("attach")));
+  EXPECT_EQ(testing::Value(broker_.journal(), testing::Contains("abandon")), step == "inspect");
   broker_.Release(step);
 }
 
@@ -339,6 +341,27 @@ TEST_F(FrontService, TheOperationEndsOnlyAfterItsSlotIsGone) {
   broker_.Release("release");
   EXPECT_EQ(ReasonOf(Watcher(*operation).Outcome()), Reason::kCancelled);
   broker_.Release("open");
+}
+
+TEST_F(FrontService, WhoWaitsForAPathIsLetGoWhenCancelled) {
+  broker_.Hold("resolve");
+  v1::UnmountImageRequest unmount;
+  unmount.set_mount_path("/does/not/answer");
+  auto operation = service_.StartUnmount(Of(kAnna), unmount);
+  broker_.WaitFor("resolve");
+  EXPECT_TRUE((*operation)->Cancel());
+  EXPECT_EQ(ReasonOf(Watcher(*operation).Outcome()), Reason::kCancelled);
+
+  CancelToken cancelled;
+  cancelled.Cancel();
+  v1::GetMountRequest get;
+  get.set_mount_path("/does/not/answer");
+  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kAnna), get, cancelled).status()), Reason::kCancelled);
+}
+
+TEST_F(FrontService, WhyAPathCouldNotBeLookedAtIsTold) {
+  broker_.failing.insert("resolve");
+  EXPECT_EQ(ReasonOf(Unmount(kAnna, "/somewhere")), Reason::kOutOfResources);
 }
 
 TEST_F(FrontService, ALateCancelComesTooLate) {
@@ -436,9 +459,9 @@ TEST_F(FrontService, UsersSeeTheirOwnOnly) {
   EXPECT_THAT(List(0), SizeIs(1));
   v1::GetMountRequest get;
   get.set_mount_id(id);
-  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kBert), get).status()), Reason::kNotMounted);
+  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kBert), get, never_).status()), Reason::kNotMounted);
   get.set_mount_id("m-000000000000");
-  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kAnna), get).status()), Reason::kNotMounted);
+  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kAnna), get, never_).status()), Reason::kNotMounted);
   EXPECT_EQ(ReasonOf(Unmount(kBert, "/home/mnt")), Reason::kNotMounted);
   EXPECT_EQ(ReasonOf(service_.FindOperation(Of(kBert), (*operation)->id()).status()), Reason::kOperationNotFound);
   EXPECT_TRUE(service_.FindOperation(Of(kAnna), (*operation)->id()).ok());
@@ -459,10 +482,10 @@ TEST_F(FrontService, AMountIsFoundWhereAPathLeads) {
   };
   v1::GetMountRequest get;
   get.set_mount_path("/link/mnt");
-  auto got = service_.GetMount(Of(kAnna), get);
+  auto got = service_.GetMount(Of(kAnna), get, never_);
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(got->mount().mount_path(), "/home/mnt");
-  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kBert), get).status()), Reason::kNotMounted);
+  EXPECT_EQ(ReasonOf(service_.GetMount(Of(kBert), get, never_).status()), Reason::kNotMounted);
 }
 
 TEST_F(FrontService, ABusyMountStays) {
@@ -545,7 +568,8 @@ TEST_F(FrontService, DamageWithoutEndIsCounted) {
   while (List(kAnna)[0].damaged_file_count() < kCount) {
     v1::GetMountRequest get;
     get.set_mount_path("/home/mnt");
-    ASSERT_TRUE(service_.GetMount(Of(kAnna), get).ok());  // waits for an answer of the worker, behind its events
+    ASSERT_TRUE(
+        service_.GetMount(Of(kAnna), get, never_).ok());  // waits for an answer of the worker, behind its events
   }
   EXPECT_EQ(List(kAnna)[0].damaged_files_size(), kMaxDamagedFiles);
 }
@@ -594,7 +618,7 @@ TEST_F(FrontService, AnUmountByHandIsNoticed) {
   broker_.SendFromWorker(1, ended);
   v1::GetMountRequest get;
   get.set_mount_path("/home/mnt");
-  ASSERT_TRUE(service_.GetMount(Of(kAnna), get).ok());  // the worker's answer comes behind its event
+  ASSERT_TRUE(service_.GetMount(Of(kAnna), get, never_).ok());  // the worker's answer comes behind its event
   internal::BrokerToFront exited;
   exited.mutable_worker_exited()->set_slot_id(1);
   broker_.SendToFront(exited);
