@@ -102,11 +102,12 @@ class FileTree {
   // EINVAL: not a symbolic link or junction.
   virtual ErrnoOr<std::string> ReadLink(NodeId link) const = 0;
 
-  // Reads into `out`, short only at the end of the file. EISDIR, EIO (damaged, or the image was changed).
+  // Reads into `out`, short only at the end of the file. EISDIR, EIO (damaged, or the image was changed), ENOMEM.
   virtual ErrnoOr<size_t> Read(NodeId file, uint64_t offset, absl::Span<char> out) const = 0;
 
   // Extended attributes: those of architecture.md (system.ntfs_*, user.* for named streams, the image's own Linux
-  // xattrs). GetXattr: ENODATA; E2BIG when a stream is longer than XATTR_SIZE_MAX (read it as file:stream).
+  // xattrs). GetXattr: ENODATA; E2BIG when a stream is longer than XATTR_SIZE_MAX (read it as file:stream). What is
+  // listed can be read by the mount's owner.
   virtual ErrnoOr<std::vector<std::string>> ListXattrs(NodeId node) const = 0;
   virtual ErrnoOr<std::string> GetXattr(NodeId node, std::string_view name) const = 0;
 

@@ -42,6 +42,13 @@ bool IsSpecialFile(uint32_t mode) {
 
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit * unit + (value % unit ? unit : 0); }
 
+// Of data that no blob table lists (a delta WIM has the rest in another file): with 0 the kernel would ask for nothing,
+// and a reader would take the file for an empty one instead of getting an error.
+constexpr uint64_t kUnknownSize = 1;
+
+// Entries that are looked at for what a reader may want next: many of them may be large, or lie in other chunks.
+constexpr uint32_t kMaxSiblings = 1024;
+
 // A budget that says that nobody reads just now.
 constexpr size_t kIdleBudget = size_t{1} << 20;
 
@@ -227,8 +234,8 @@ uint32_t ImageTree::BlobOf(const Node& node) const {
 }
 
 uint64_t ImageTree::BlobSize(uint32_t blob) const {
-  // kNoBlob is beyond every table too. The size of a blob that no table lists is not known.
-  return blob < wim_->blobs.size() ? wim_->blobs.blob_size(blob) : 0;
+  if (blob == kNoBlob) return 0;
+  return blob < wim_->blobs.size() ? wim_->blobs.blob_size(blob) : kUnknownSize;
 }
 
 ErrnoOr<size_t> ImageTree::Read(NodeId id, uint64_t offset, absl::Span<char> out) const {
@@ -266,7 +273,7 @@ int ImageTree::ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) co
                                           ? std::string_view()
                                           : std::string_view(status.message().data(), status.message().size()));
   }
-  return EIO;
+  return ReasonOf(status) == Reason::kOutOfResources ? ENOMEM : EIO;
 }
 
 void ImageTree::ReportDamage(uint32_t blob, std::string_view what) const {
@@ -298,7 +305,8 @@ void ImageTree::VisitReadAheadCandidates(NodeId id, uint64_t max_size, Candidate
 
   const uint32_t first = node->inode->first_entry;
   const MetadataDirectory& directory = image_.directories[image_.entries[first].directory];
-  for (uint32_t i = first + 1; i < directory.first_entry + directory.entry_count; ++i) {
+  const uint32_t end = directory.first_entry + directory.entry_count;
+  for (uint32_t i = first + 1; i < std::min(end, first + 1 + kMaxSiblings); ++i) {
     const MetadataInode& sibling = image_.inodes[image_.entries[i].inode];
     if (image_.IsDirectory(sibling) || image_.IsLink(sibling) || sibling.content >= blobs.size()) continue;
     const BlobLocation location = blobs.location(sibling.content);
@@ -320,7 +328,7 @@ struct statvfs ImageTree::FileSystemStats() const {
   stats.f_blocks = RoundUp(total_size_, kBlockSize) / kBlockSize;
   stats.f_files = image_.inodes.size();
   stats.f_flag = ST_RDONLY | ST_NOSUID;
-  stats.f_namemax = kMaxNameUnits;
+  stats.f_namemax = MaxWtf8Size(kMaxNameUnits);
   return stats;
 }
 

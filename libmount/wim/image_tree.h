@@ -84,7 +84,7 @@ class ImageTree final : public WimTree {
   FoundEntry FindEntry(const MetadataDirectory& directory, std::string_view name) const;
   std::optional<LookupResult> LookupStream(const MetadataDirectory& directory, std::string_view name) const;
 
-  // Reads a range that lies within the blob. 0 or EIO.
+  // Reads a range that lies within the blob. 0, EIO or ENOMEM.
   int ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const;
   void ReportDamage(uint32_t blob, std::string_view what) const;
   // A file that has this blob as its data, a stream or reparse data.

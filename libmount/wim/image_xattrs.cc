@@ -15,6 +15,7 @@
 // security.*, ...) is shown as that.
 
 #include <linux/limits.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 
 #include <array>
@@ -31,6 +32,7 @@ namespace {
 
 constexpr std::string_view kNtfsPrefix = "system.ntfs_";
 constexpr std::string_view kUserPrefix = "user.";
+constexpr std::string_view kTrustedPrefix = "trusted.";
 constexpr size_t kObjectIdMinSize = 16;
 constexpr size_t kTagMinSize = 1;
 
@@ -44,7 +46,7 @@ bool StartsWith(std::string_view text, std::string_view prefix) { return text.su
 
 bool HasLinuxName(std::string_view name) {
   return StartsWith(name, kUserPrefix) || StartsWith(name, "security.") || StartsWith(name, "system.") ||
-         StartsWith(name, "trusted.");
+         StartsWith(name, kTrustedPrefix);
 }
 
 // Return false to end the visit.
@@ -197,32 +199,50 @@ ErrnoOr<std::string> ImageTree::GetXattr(NodeId id, std::string_view name) const
   return found;
 }
 
+// What is listed can be read: tools that copy attributes take one that cannot for an error. What is left out for its
+// size or name can still be opened as file:stream.
 ErrnoOr<std::vector<std::string>> ImageTree::ListXattrs(NodeId id) const {
   std::optional<Node> node = FindNode(id);
   if (!node) return Errno(ENOENT);
   std::vector<std::string> names;
   if (node->stream != nullptr) return names;
   const MetadataInode& inode = *node->inode;
-  auto add_ntfs = [&names](std::string_view name) { names.push_back(std::string(kNtfsPrefix).append(name)); };
-  for (std::string_view name : {"attrib", "attrib_be", "times", "times_be", "crtime", "crtime_be"}) add_ntfs(name);
-  if (inode.security != kNone) add_ntfs("acl");
-  if (image_.entries[inode.first_entry].short_name_size > 0) add_ntfs("dos_name");
+  size_t list_size = 0;
+  auto add = [&](std::string_view prefix, std::string_view name, uint64_t value_size) {
+    const size_t size = prefix.size() + name.size();
+    if (size > XATTR_NAME_MAX || value_size > XATTR_SIZE_MAX || name.find('\0') != name.npos) return;
+    if (list_size + size + 1 > XATTR_LIST_MAX) return;
+    list_size += size + 1;
+    names.push_back(std::string(prefix).append(name));
+  };
+  for (std::string_view name : {"attrib", "attrib_be", "times", "times_be", "crtime", "crtime_be"}) {
+    add(kNtfsPrefix, name, 0);
+  }
+  if (inode.security != kNone) add(kNtfsPrefix, "acl", image_.security[inode.security].size);
+  if (image_.entries[inode.first_entry].short_name_size > 0) add(kNtfsPrefix, "dos_name", 0);
   const MetadataExtra* extra = image_.Extra(inode);
   if (extra == nullptr) return names;
 
   const std::string_view tagged_items = image_.Text(extra->tagged_items);
-  if (inode.attributes & kAttributeReparsePoint) add_ntfs("reparse_data");
-  if (!FindTaggedItem(tagged_items, kTagObjectId, kObjectIdMinSize).empty()) add_ntfs("object_id");
-  if (!NtfsEas(tagged_items).empty()) add_ntfs("ea");
-  auto add = [&names](std::string name) {
-    // What cannot be a name of an attribute can still be opened as file:stream.
-    if (name.size() <= XATTR_NAME_MAX && name.find('\0') == name.npos) names.push_back(std::move(name));
-  };
-  for (uint32_t i = 0; i < extra->stream_count; ++i) {
-    add(std::string(kUserPrefix).append(image_.Text(image_.streams[extra->first_stream + i].name)));
+  if (inode.attributes & kAttributeReparsePoint) add(kNtfsPrefix, "reparse_data", 0);
+  const size_t object_id_size = FindTaggedItem(tagged_items, kTagObjectId, kObjectIdMinSize).size();
+  if (object_id_size > 0) add(kNtfsPrefix, "object_id", object_id_size);
+  const size_t ea_size = NtfsEas(tagged_items).size();
+  if (ea_size > 0) add(kNtfsPrefix, "ea", ea_size);
+
+  // The kernel keeps these two families to files and directories, and to root.
+  const uint32_t mode = ModeOf(inode);
+  const bool user_readable = S_ISREG(mode) || S_ISDIR(mode);
+  const bool trusted_readable = options_.uid == 0;
+  for (uint32_t i = 0; user_readable && i < extra->stream_count; ++i) {
+    const MetadataStream& stream = image_.streams[extra->first_stream + i];
+    add(kUserPrefix, image_.Text(stream.name), BlobSize(stream.blob));
   }
   VisitLinuxXattrs(tagged_items, [&](const ExtendedAttribute& attribute) {
-    add(std::string(attribute.name));
+    const bool readable = !StartsWith(attribute.name, kNtfsPrefix) &&
+                          (user_readable || !StartsWith(attribute.name, kUserPrefix)) &&
+                          (trusted_readable || !StartsWith(attribute.name, kTrustedPrefix));
+    if (readable) add("", attribute.name, attribute.value.size());
     return true;
   });
   return names;
