@@ -27,6 +27,8 @@ using libmount::UniqueFd;
 
 // Each is a log line and an event; an image made to annoy has as many as files.
 constexpr int kMostDamagesTold = 100;
+// Of a damaged file's path: directories lie so deep in such an image that a path has megabytes.
+constexpr size_t kMostPathBytes = 4096;
 
 int CpuCount() {
   cpu_set_t cpus;
@@ -214,6 +216,7 @@ void Worker::OnServingEnded(const absl::Status& status) {
 void Worker::OnDamage(std::string_view path, std::string_view what) {
   int told = ++damages_;
   if (told > kMostDamagesTold) return;
+  path = path.substr(0, kMostPathBytes);
   Log(Severity::kError, log_, absl::StrCat("damaged: ", std::string(path), ": ", std::string(what)));
   if (told == kMostDamagesTold) Log(Severity::kError, log_, "further damaged files are not named");
   internal::WorkerToFront event;

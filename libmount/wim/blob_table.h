@@ -7,8 +7,9 @@
 //   [ resource header 24 ][ u16 part ][ u32 reference count ][ SHA-1 20 ]
 //
 // Entries flagged as metadata are the images, in order; one with a reference count of 0 is none (found in boot images
-// of old Windows kits). A run of entries flagged as solid describes solid resources (those whose size is 2^32: a magic
-// number) and the blobs in them: a blob's offset counts through the resources of its run, laid end to end.
+// of old Windows kits), nor is one of no bytes. A run of entries flagged as solid describes solid resources (those whose
+// size is 2^32: a magic number) and the blobs in them: a blob's offset counts through the resources of its run, laid
+// end to end.
 //
 // In memory, blobs are sorted by SHA-1, those of plain resources first, so that the order is the index:
 //
@@ -17,7 +18,7 @@
 //   location    resources_[index], the whole of it     solid_blobs_[index - plain]
 //
 // A hash is found through buckets_: hashes are evenly spread, so their first bits tell where to look, to within a few.
-// All this costs 53 bytes for a plain blob and 45 for one in a solid resource; a table of Windows has 100,000 of them.
+// All this costs 53 bytes for a plain blob and 49 for one in a solid resource; a table of Windows has 100,000 of them.
 //
 // Thread safety: immutable once loaded.
 

@@ -23,6 +23,8 @@ namespace {
 constexpr uint16_t kMaxParts = 512;
 // A metadata resource compresses well, but not without end: empty files with similar names reach about 100.
 constexpr uint64_t kMaxMetadataRatio = 512;
+// The XML data is stored as it is by every known writer.
+constexpr uint64_t kMaxXmlRatio = 64;
 
 // "Windows.swm", 2 -> "Windows2.swm": how every tool names the parts.
 std::string PartName(std::string_view first, uint16_t part) {
@@ -124,11 +126,12 @@ absl::Status WimFileImpl::LoadPart(uint16_t part, const SiblingOpener& open_sibl
 
 absl::Status WimFileImpl::LoadImages(OperationMonitor& monitor) {
   const uint32_t image_count = static_cast<uint32_t>(wim_->blobs.metadata().size());
-  std::vector<char> xml;
+  ChunkBuffer xml;
   if (!header().xml.empty()) {
     absl::StatusOr<ResourceLocation> location = LocateResource(header().xml, header(), wim_->source, 1, "XML data");
     if (!location.ok()) return location.status();
-    absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(wim_->source, *location, kMaxXmlSize, monitor);
+    const uint64_t most = std::min<uint64_t>(kMaxXmlSize, location->size_in_file * kMaxXmlRatio);
+    absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(wim_->source, *location, most, monitor);
     if (!bytes.ok()) return bytes.status();
     xml = *std::move(bytes);
   }
@@ -172,13 +175,13 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   const BlobTable::Metadata& metadata = wim_->blobs.metadata()[index - 1];
   monitor.Report({Phase::kReadingMetadata, 0, metadata.location.size});
   const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
-  absl::StatusOr<std::vector<char>> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
+  absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
   if (!bytes.ok()) return bytes.status();
   // Hashed while it is parsed: each takes as long as the other, and the parser trusts nothing in any case.
   Sha1Digest hash;
   SmallThread hasher;
-  if (!hasher.Start("dismd-hash", [&hash, &bytes] { hash = Sha1::Of(*bytes); }).ok()) hash = Sha1::Of(*bytes);
-  absl::StatusOr<ImageMetadata> parsed = ParseMetadata(*bytes, wim_->blobs, name(), monitor);
+  if (!hasher.Start("dismd-hash", [&hash, &bytes] { hash = Sha1::Of(bytes->span()); }).ok()) hash = Sha1::Of(bytes->span());
+  absl::StatusOr<ImageMetadata> parsed = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
   hasher.Join();
   if (hash != metadata.hash) {
     return MakeError(Reason::kBadImageFormat,

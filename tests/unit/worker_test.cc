@@ -438,6 +438,9 @@ TEST_F(WorkerTest, DamageAndChangesAreTold) {
   EXPECT_EQ(damage.damage().path(), "Windows/\xef\xbf\xbd.exe");
   EXPECT_EQ(damage.damage().message(), "its hash differs");
   EXPECT_EQ(Receive().image_changed().message(), "it was truncated");
+  // As long as directories can lie deep in an image.
+  image_.options.observer->OnDamage(std::string(size_t{12} << 20, 'd'), "its hash differs");
+  EXPECT_EQ(Receive().damage().path(), std::string(4096, 'd'));
 }
 
 TEST_F(WorkerTest, DamageIsToldSoOftenOnly) {
