@@ -45,6 +45,7 @@ void ParallelRunner::StartHelpers() {
     SmallThread helper;
     if (!helper.Start("decode", [this] { RunHelper(); }).ok()) break;
     helpers_.push_back(std::move(helper));
+    ++idle_;  // from now on, not from when it runs: the first task is offered to it, too
   }
 }
 
@@ -52,16 +53,16 @@ void ParallelRunner::RunHelper() {
   mutex_.Lock();
   while (!stop_) {
     if (offered_ == nullptr) {
-      ++idle_;
       wake_.Wait(&mutex_);
-      --idle_;
       continue;
     }
     Task* task = offered_;
     ++task->helpers;
+    --idle_;
     mutex_.Unlock();
     Work(*task);
     mutex_.Lock();
+    ++idle_;
     // Its parts are all taken.
     if (offered_ == task) offered_ = nullptr;
     if (--task->helpers == 0) left_.SignalAll();

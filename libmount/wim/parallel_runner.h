@@ -52,7 +52,7 @@ class ParallelRunner {
   absl::CondVar wake_;
   absl::CondVar left_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  size_t idle_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t idle_ ABSL_GUARDED_BY(mutex_) = 0;  // helpers not at work on a task
   Task* offered_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::vector<SmallThread> helpers_ ABSL_GUARDED_BY(mutex_);
 };
