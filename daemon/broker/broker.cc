@@ -24,7 +24,6 @@ namespace {
 using internal::BrokerToFront;
 using internal::FrontToBroker;
 using libmount::Log;
-using libmount::LogContext;
 using libmount::MakeError;
 using libmount::Reason;
 using libmount::Severity;

@@ -53,6 +53,7 @@ bool PlaceDescriptors(const std::vector<int>& fds) {
   // First out of the way, so that placing one does not overwrite another.
   int clear = kFirstPassedFd + static_cast<int>(fds.size());
   std::vector<int> moved;
+  moved.reserve(fds.size());
   for (int fd : fds) moved.push_back(fcntl(fd, F_DUPFD, clear));
   int target = kFirstPassedFd;
   for (int fd : moved) {
