@@ -121,6 +121,10 @@ void AppendUtf16Le(std::string_view bytes, std::string& out) {
     const size_t stop = std::min(units, i + kBufferUnits);
     for (; i < stop; ++i) {
       uint32_t c = unit(i);
+      if (c < 0x80) {
+        *end++ = static_cast<char>(c);
+        continue;
+      }
       if (IsHighSurrogate(c) && i + 1 < units && IsLowSurrogate(unit(i + 1))) {
         c = 0x10000 + ((c & 0x3ff) << 10) + (unit(++i) & 0x3ff);
       }

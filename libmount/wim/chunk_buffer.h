@@ -34,7 +34,9 @@ class ChunkBuffer {
   char* data() { return data_; }
   const char* data() const { return data_; }
   size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
   absl::Span<char> span() { return absl::MakeSpan(data_, size_); }
+  absl::Span<const char> span() const { return {data_, size_}; }
 
  private:
   char* data_ = nullptr;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "libmount/base/monitor.h"
+#include "libmount/wim/chunk_buffer.h"
 #include "libmount/wim/resource.h"
 #include "libmount/wim/wim_source.h"
 
@@ -66,8 +67,8 @@ class ResourceReader {
 
 // Reads and decodes a whole resource at once, without a cache: metadata resources. Refuses more than `max_size`
 // uncompressed bytes with kBadImageFormat. Asks the monitor between chunks.
-absl::StatusOr<std::vector<char>> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
-                                                    uint64_t max_size, OperationMonitor& monitor);
+absl::StatusOr<ChunkBuffer> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
+                                              uint64_t max_size, OperationMonitor& monitor);
 
 }  // namespace libmount
 

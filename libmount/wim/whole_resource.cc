@@ -2,6 +2,9 @@
 //
 // ReadWholeResource: see resource_reader.h.
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -48,11 +51,21 @@ absl::Status DecodeChunk(const WimSource& source, const ResourceLocation& locati
                                                             source.part_name(location.part), chunk, location.offset));
 }
 
+// Lets the kernel give all pages at once, for a third of what a fault for each costs. Where it cannot, they fault.
+void Populate(absl::Span<char> pages) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(pages.data()) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(pages.data() + pages.size());
+  (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
+}
+
 // Decodes the chunks from `first` on, at most kChunksAtOnce of them, into their place in `out`.
 absl::Status ReadGroup(const WimSource& source, const ResourceLocation& location, const ChunkTable& table,
                        uint64_t first, Decoder& decoder, absl::Span<char> out, OperationMonitor& monitor) {
   std::vector<ChunkExtent> extents(std::min(kChunksAtOnce, table.chunk_count() - first));
   absl::Status status = table.Locate(first, absl::MakeSpan(extents));
+  const uint64_t begin = first * location.chunk_size;
+  Populate(out.subspan(begin, extents.size() * location.chunk_size));
   for (size_t i = 0; i < extents.size() && status.ok(); ++i) {
     const uint64_t chunk = first + i;
     status = CheckCancelled(monitor);
@@ -89,18 +102,19 @@ absl::Status ReadCompressed(const WimSource& source, const ResourceLocation& loc
 
 }  // namespace
 
-absl::StatusOr<std::vector<char>> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
-                                                    uint64_t max_size, OperationMonitor& monitor) {
+absl::StatusOr<ChunkBuffer> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
+                                              uint64_t max_size, OperationMonitor& monitor) {
   if (location.size > max_size) {
     return MakeError(Reason::kBadImageFormat,
                      absl::StrFormat("%s: the resource at offset %d says it has %d bytes; at most %d are allowed",
                                      source.part_name(location.part), location.offset, location.size, max_size));
   }
-  std::vector<char> data(location.size);
-  if (data.empty()) return data;
+  ChunkBuffer data(location.size);
+  if (location.size == 0) return data;
+  if (data.empty()) return MakeError(Reason::kOutOfResources, "no memory for a whole resource");
   absl::Status status = location.compression == Compression::kNone
-                            ? ReadRaw(source, location, absl::MakeSpan(data), monitor)
-                            : ReadCompressed(source, location, absl::MakeSpan(data), monitor);
+                            ? ReadRaw(source, location, data.span(), monitor)
+                            : ReadCompressed(source, location, data.span(), monitor);
   if (!status.ok()) return status;
   return data;
 }

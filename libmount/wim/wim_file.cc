@@ -180,7 +180,8 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   // Hashed while it is parsed: each takes as long as the other, and the parser trusts nothing in any case.
   Sha1Digest hash;
   SmallThread hasher;
-  if (!hasher.Start("dismd-hash", [&hash, &bytes] { hash = Sha1::Of(bytes->span()); }).ok()) hash = Sha1::Of(bytes->span());
+  if (!hasher.Start("dismd-hash", [&hash, &bytes] { hash = Sha1::Of(bytes->span()); }).ok())
+    hash = Sha1::Of(bytes->span());
   absl::StatusOr<ImageMetadata> parsed = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
   hasher.Join();
   if (hash != metadata.hash) {
