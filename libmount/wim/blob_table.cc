@@ -25,7 +25,9 @@ constexpr size_t kReferenceCountOffset = 26;
 constexpr size_t kHashOffset = 30;
 constexpr uint64_t kSolidResourceMagic = uint64_t{1} << 32;
 constexpr size_t kSolidHeaderSize = 16;
-constexpr uint32_t kMaxSolidChunkSize = 1 << 30;  // the codec's own limit
+// Smaller chunks no decoder takes, and a read of a mebibyte would have a million of them; larger ones neither.
+constexpr uint32_t kMinSolidChunkSize = 1 << 12;
+constexpr uint32_t kMaxSolidChunkSize = 1 << 30;
 
 // Far above what exists (an install.wim of several Windows editions has 150,000 blobs), far below what hurts.
 constexpr uint64_t kMaxEntries = 16 << 20;
@@ -76,7 +78,7 @@ int BucketBits(size_t count) {
 
 // The order that sorts `hashes`, and leaves only the first of equal ones.
 std::vector<uint32_t> SortedDistinct(const std::vector<Sha1Digest>& hashes) {
-  // Into buckets first, then each by itself: a third of the time of sorting all at once. Pairs with the first eight
+  // Into buckets first, then each by itself, which is cheaper than sorting all at once. Pairs with the first eight
   // bytes touch each hash once, not at every comparison.
   const int shift = 64 - BucketBits(hashes.size());
   std::vector<uint32_t> ends((size_t{1} << (64 - shift)) + 1);
@@ -239,7 +241,8 @@ absl::StatusOr<ResourceLocation> BlobTable::Loader::LocateSolid(const ResourceHe
   location.pipable = header().pipable;
   const uint32_t compression = LoadLe32(solid_header + 12);
   if (compression == 0 || compression > static_cast<uint32_t>(Compression::kLzms) ||
-      !std::has_single_bit(location.chunk_size) || location.chunk_size > kMaxSolidChunkSize) {
+      !std::has_single_bit(location.chunk_size) || location.chunk_size < kMinSolidChunkSize ||
+      location.chunk_size > kMaxSolidChunkSize) {
     return BadTable(file(), absl::StrFormat("the solid resource at offset %d has an unknown format", resource.offset));
   }
   location.compression = static_cast<Compression>(compression);

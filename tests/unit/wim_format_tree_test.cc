@@ -555,19 +555,28 @@ TEST(WimFileHostile, TablesThatClaimToBeLarge) {
 }
 
 // Not compressed, its chunks would lie elsewhere than a raw resource's data; no tool writes that, and wimlib reads
-// none.
-TEST(WimFileHostile, ASolidResourceThatIsNotCompressed) {
+// none. With chunks of one byte a single read would have a million of them to decode.
+TEST(WimFileHostile, SolidResourcesOfUnknownKinds) {
   TempDirectory directory;
   std::filesystem::create_directory(directory.Path("source"));
-  WriteFile(directory.Path("source/file"), Content(100'000, 1));
+  WriteFile(directory.Path("source/file"), Content(1000, 1));
   MakeWim(directory.Path("source"), directory.Path("solid.esd"),
           {.compression = WIMLIB_COMPRESSION_TYPE_LZMS, .write_flags = WIMLIB_WRITE_FLAG_SOLID});
-  std::string bytes = ReadFile(directory.Path("solid.esd"));
-  constexpr size_t kCompressionAt = 208 + 12;  // the solid resource comes first
+  const std::string bytes = ReadFile(directory.Path("solid.esd"));
+  constexpr size_t kChunkSizeAt = 208 + 8;  // the solid resource comes first
+  constexpr size_t kCompressionAt = 208 + 12;
   ASSERT_EQ(bytes[kCompressionAt], 3);
-  bytes[kCompressionAt] = 0;
-  WriteFile(directory.Path("solid.esd"), bytes);
-  EXPECT_EQ(ReasonOf(OpenWimFile(directory.Path("solid.esd")).status()), Reason::kBadImageFormat);
+  auto open_with = [&](size_t at, uint32_t value) {
+    std::string changed = bytes;
+    memcpy(&changed[at], &value, sizeof(value));
+    WriteFile(directory.Path("changed.esd"), changed);
+    return ReasonOf(OpenWimFile(directory.Path("changed.esd")).status());
+  };
+  EXPECT_EQ(open_with(kCompressionAt, 0), Reason::kBadImageFormat);
+  EXPECT_EQ(open_with(kCompressionAt, 4), Reason::kBadImageFormat);
+  // Of the 1000 bytes so many chunks that their sizes still fit into the resource.
+  EXPECT_EQ(open_with(kChunkSizeAt, 64), Reason::kBadImageFormat);
+  EXPECT_EQ(open_with(kChunkSizeAt, 1u << 31), Reason::kBadImageFormat);
 }
 
 // Cut at any length, or with any byte of its header and tables changed, a file is refused or read, and nothing worse.
