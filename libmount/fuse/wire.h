@@ -16,7 +16,7 @@
 
 namespace libmount {
 
-// Bytes behind a received request that must belong to the buffer: MakeSafe writes terminators there.
+// Bytes behind a received request that must belong to the buffer: TerminateStrings writes there.
 inline constexpr size_t kRequestSlack = 8;
 
 // Whether the request of `size` bytes is as long as its header says and has the fixed part that its operation needs.

@@ -125,7 +125,9 @@ absl::Status BlobVerifier::Impl::Read(uint32_t blob, uint64_t offset, absl::Span
 absl::Status BlobVerifier::Impl::ReadBytes(uint32_t blob, const BlobLocation& location, uint64_t offset,
                                            absl::Span<char> out) {
   absl::Status status = reader_.Read(location.resource, location.offset + offset, out);
-  if (ReasonOf(status) == Reason::kBadImageFormat) MarkDamaged(blob, status.message().data());
+  if (ReasonOf(status) == Reason::kBadImageFormat) {
+    MarkDamaged(blob, std::string_view(status.message().data(), status.message().size()));
+  }
   return status;
 }
 

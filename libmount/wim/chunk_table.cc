@@ -2,13 +2,11 @@
 
 #include "libmount/wim/chunk_table.h"
 
-#include <endian.h>
-
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_format.h"
+#include "libmount/base/little_endian.h"
 #include "libmount/base/reason.h"
 
 namespace libmount {
@@ -19,18 +17,6 @@ constexpr uint32_t kSolidHeaderSize = 16;
 constexpr uint32_t kPipableChunkHeaderSize = 4;
 // 64 MiB of table. Real solid resources have chunks of 128 KiB to 64 MiB, so that this is at least 2 TiB.
 constexpr uint64_t kMaxSolidChunks = uint64_t{1} << 24;
-
-uint32_t Load32(const char* bytes) {
-  uint32_t value;
-  memcpy(&value, bytes, sizeof(value));
-  return le32toh(value);
-}
-
-uint64_t Load64(const char* bytes) {
-  uint64_t value;
-  memcpy(&value, bytes, sizeof(value));
-  return le64toh(value);
-}
 
 }  // namespace
 
@@ -84,7 +70,7 @@ absl::Status ChunkTable::SumSizes() {
     uint64_t count = std::min(kSumStride, chunk_count_ - chunk);
     absl::Status status = source_->Read(location_->part, table_offset_ + chunk * 4, absl::MakeSpan(entries, count * 4));
     if (!status.ok()) return status;
-    for (uint64_t i = 0; i < count; ++i) sum += Load32(entries + i * 4);
+    for (uint64_t i = 0; i < count; ++i) sum += LoadLe32(entries + i * 4);
   }
   // More than the file holds: the chunks that lie within it can still be read.
   return absl::OkStatus();
@@ -116,7 +102,7 @@ absl::Status ChunkTable::LocateIn(absl::Span<const char> resource, absl::Span<Ch
 // `entries` begins with the offset of chunk `first`; where that is 0, which has no entry, with that of chunk 1.
 absl::Status ChunkTable::Parse(uint64_t first, const char* entries, absl::Span<ChunkExtent> extents) const {
   auto next_offset = [&] {
-    uint64_t offset = entry_size_ == 4 ? Load32(entries) : Load64(entries);
+    uint64_t offset = entry_size_ == 4 ? LoadLe32(entries) : LoadLe64(entries);
     entries += entry_size_;
     return offset;
   };
@@ -140,7 +126,7 @@ absl::Status ChunkTable::LocateSolid(uint64_t first, absl::Span<ChunkExtent> ext
   if (!status.ok()) return status;
   const char* entry = entries.data();
   for (; chunk < first + extents.size(); ++chunk, entry += 4) {
-    uint32_t size = Load32(entry);
+    uint32_t size = LoadLe32(entry);
     if (chunk >= first) {
       if (size == 0 || size > ChunkSize(chunk) || begin > data_size_ || size > data_size_ - begin) {
         return Damaged(chunk);
