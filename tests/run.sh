@@ -7,6 +7,7 @@
 #   sudo tests/run.sh --quick            only the tests, in the debug build
 #   sudo tests/run.sh --label unit       as --quick, only tests with this label (unit: no root, no FUSE; mount: both)
 #   sudo tests/run.sh -R wim_reader      as --quick, only tests whose name matches
+#   sudo tests/run.sh --only asan        one stage: debug, lint, asan, tsan or fuzz (lint needs a debug build)
 #
 # Environment: DISMD_FIXTURES (directory of unpacked foreign images), FUZZ_SECONDS (60; a target's time), JOBS (2),
 # BUILD_ROOT (build; where build directories go).
@@ -20,12 +21,14 @@ jobs=${JOBS:-$(nproc)}
 fuzz_seconds=${FUZZ_SECONDS:-60}
 
 quick=
+only=
 ctest_options=()
-usage() { sed -n '5,15s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '5,16s/^# \{0,1\}//p' "$0"; }
 while (($#)); do
   case $1 in
     --quick) quick=1 ;;
     --label) quick=1; ctest_options+=(-L "^${2:?--label needs a label}\$"); shift ;;
+    --only) only=${2:?--only needs a stage}; shift ;;
     -R) quick=1; ctest_options+=(-R "${2:?-R needs a regular expression}"); shift ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
@@ -71,13 +74,15 @@ trap finish EXIT
 # In the background, so that a signal to this script is acted upon at once.
 run() { "$@" & wait $!; }
 
-# build_tree NAME CMAKE_OPTION...: configures and builds $build/NAME; the log is shown where it fails.
+# build_tree NAME TARGETS CMAKE_OPTION...: configures $build/NAME and builds targets in it; the log is shown where it
+# fails.
 build_tree() {
-  local name=$1 log=$scratch/build-$1.log
-  shift
+  local name=$1 log=$scratch/build-$1.log targets
+  read -ra targets <<<"$2"
+  shift 2
   headline "Building $name"
   if run cmake -S "$root" -B "$build/$name" -G Ninja "-DDISMD_TEST_IMAGES=$build/test-images" "$@" >"$log" 2>&1 &&
-    run cmake --build "$build/$name" -j "$jobs" >>"$log" 2>&1; then
+    run cmake --build "$build/$name" -j "$jobs" --target "${targets[@]}" >>"$log" 2>&1; then
     pass
   else
     grep -E 'error|FAILED|Error' "$log" | head -40 >&2
@@ -124,7 +129,7 @@ fuzz_one() { # TARGET
 }
 
 run_fuzzers() {
-  build_tree fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  build_tree fuzz all -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DDISMD_BUILD_TESTS=OFF -DDISMD_BUILD_FUZZERS=ON || return
   headline "Fuzzing, $fuzz_seconds s a target"
   local targets target pids=() names=() i
@@ -164,21 +169,31 @@ if [[ -z ${DISMD_FIXTURES:-} ]]; then
   ctest_options+=(-LE '^fixtures$')
 fi
 
-build_tree debug -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DDISMD_TEST_SEAMS=ON &&
-  run_ctest debug "${ctest_options[@]}"
+# Is the stage to be run?
+wanted() { [[ -z $only || $only == "$1" ]]; }
+debug_options=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DDISMD_TEST_SEAMS=ON)
+
+if wanted debug; then
+  build_tree debug all "${debug_options[@]}" && run_ctest debug "${ctest_options[@]}"
+fi
 [[ -z $quick ]] || exit
 
-headline "clang: thread safety, clang-tidy"
-if run /usr/bin/python3 "$root/tests/lint.py" "$build/debug" --jobs "$jobs"; then pass; else fail "clang's checks"; fi
+if wanted lint; then
+  headline "clang: thread safety, clang-tidy"
+  if run /usr/bin/python3 "$root/tests/lint.py" "$build/debug" --jobs "$jobs"; then pass; else fail "clang's checks"; fi
+fi
 
-# The sandboxed worker cannot be ptraced, which LeakSanitizer needs: the worker itself turns leak detection off.
-export ASAN_OPTIONS=abort_on_error=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-build_tree asan -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DDISMD_TEST_SEAMS=ON \
-  -DDISMD_SANITIZE=address,undefined && run_ctest asan "${ctest_options[@]}"
+if wanted asan; then
+  # The sandboxed worker cannot be ptraced, which LeakSanitizer needs: the worker itself turns leak detection off.
+  export ASAN_OPTIONS=abort_on_error=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+  build_tree asan all "${debug_options[@]}" -DDISMD_SANITIZE=address,undefined && run_ctest asan "${ctest_options[@]}"
+fi
 
-# libmount's own threads; gRPC's are not instrumented (tests/tsan.supp).
-export TSAN_OPTIONS=suppressions=$root/tests/tsan.supp:halt_on_error=1
-build_tree tsan -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" -DDISMD_TEST_SEAMS=ON \
-  -DDISMD_SANITIZE=thread && run_ctest tsan "${ctest_options[@]}" -L '^unit$'
+if wanted tsan; then
+  # libmount and the worker, which share no process with gRPC, whose threads are not instrumented.
+  export TSAN_OPTIONS=suppressions=$root/tests/tsan.supp:halt_on_error=1
+  build_tree tsan "wim_format_test wim_fixtures_test wim_read_test fuse_test worker_test" "${debug_options[@]}" \
+    -DDISMD_SANITIZE=thread && run_ctest tsan "${ctest_options[@]}" -L '^unit$'
+fi
 
-run_fuzzers
+if wanted fuzz; then run_fuzzers; fi
