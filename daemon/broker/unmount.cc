@@ -27,7 +27,7 @@ using libmount::MakeError;
 using libmount::Reason;
 using libmount::UniqueFd;
 
-// Opens the parent of a mount that only its path is known of (a record of a broker that died).
+// Opens the parent of a mount that only its path is known of (a record of a broker that died; a mount that was moved).
 UniqueFd OpenParent(UnmountRequest* request) {
   size_t slash = request->path.rfind('/');
   if (slash == std::string::npos) return UniqueFd();
@@ -40,6 +40,15 @@ UniqueFd OpenParent(UnmountRequest* request) {
 std::optional<MountPosition> PositionOfName(int parent_fd, const std::string& name) {
   UniqueFd found = OpenAt2(parent_fd, name.c_str(), O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS);
   return found ? PositionOf(found.get()) : std::nullopt;
+}
+
+// Enters the directory of the mount; false: its name does not lead to the mount there.
+absl::StatusOr<bool> EnterParent(const UnmountRequest& request) {
+  if (fchdir(request.parent_fd) != 0) {
+    return MakeErrnoError(Reason::kAccessDenied, errno, absl::StrCat("cannot enter the directory of ", request.path));
+  }
+  std::optional<MountPosition> position = PositionOfName(AT_FDCWD, request.name);
+  return position.has_value() && SameMount(position->mount, request.mount);
 }
 
 absl::Status TakeAway(const UnmountRequest& request) {
@@ -67,13 +76,19 @@ absl::Status Unmount(UnmountRequest request, internal::UnmountAnswer* answer) {
   }
   if (!IsPlainName(request.name)) return MakeError(Reason::kInvalidPath, "not a mount point's name");
   // Only the mount that we made is unmounted, whatever is at its place by now. The parent is held, and a directory that
-  // is a mount point cannot be renamed, so the name cannot come to mean another mount in between; what could be mounted
-  // over ours in that moment is the owner's own, since the directory is.
-  if (fchdir(request.parent_fd) != 0) {
-    return MakeErrnoError(Reason::kAccessDenied, errno, absl::StrCat("cannot enter the directory of ", request.path));
+  // is a mount point cannot be renamed from this mount namespace, so the name hardly comes to mean another mount in
+  // between; what could be mounted over ours in that moment is the owner's own, since the directory is.
+  absl::StatusOr<bool> entered = EnterParent(request);
+  std::optional<MountinfoEntry> entry = FindMount(ReadMountinfo(), request.mount.mount_id());
+  if (entered.ok() && !*entered && entry.has_value() && entry->mount_point != request.path) {
+    // From another mount namespace its owner can rename it all the same. The kernel knows where it is now.
+    request.path = entry->mount_point;
+    own_parent = OpenParent(&request);
+    request.parent_fd = own_parent.get();
+    if (own_parent && IsPlainName(request.name)) entered = EnterParent(request);
   }
-  std::optional<MountPosition> position = PositionOfName(AT_FDCWD, request.name);
-  if (!position.has_value() || !SameMount(position->mount, request.mount)) {
+  if (!entered.ok()) return entered.status();
+  if (!*entered) {
     return MakeError(Reason::kMountBusy,
                      absl::StrCat("another file system is mounted over ", request.path, "; unmount that one first"));
   }

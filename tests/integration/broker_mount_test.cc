@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -205,6 +206,30 @@ TEST_F(BrokerMountTest, TellsOfAMountTakenAwayByHand) {
   BrokerToFront gone = WaitEvent([](const BrokerToFront& event) { return event.has_mount_gone(); });
   EXPECT_EQ(gone.mount_gone().slot_id(), mounted.slot);
   EXPECT_FALSE(Unmount(mounted.slot).has_error());
+  EXPECT_FALSE(Release(mounted.slot).has_error());
+}
+
+// In a mount namespace where it is no mount point, the owner may rename the directory: the mount goes with it.
+TEST_F(BrokerMountTest, AMountThatWasMovedIsUnmountedWhereItIs) {
+  Helper elsewhere(kAlice, [] {
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return 1;
+    return mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 ? 0 : 2;
+  });
+  ASSERT_EQ(elsewhere.result(), 0);
+  Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
+  ASSERT_FALSE(mounted.result.has_error());
+  std::string moved = MakeDirectory(kAlice, "further") + "/moved";
+  int renamed = RunAs(0, [&] {
+    UniqueFd there(open(("/proc/" + std::to_string(elsewhere.pid()) + "/ns/mnt").c_str(), O_RDONLY | O_CLOEXEC));
+    if (setns(there.get(), CLONE_NEWNS) != 0) return 1;
+    return rename(mounted.path.c_str(), moved.c_str()) == 0 ? 0 : 2;
+  });
+  ASSERT_EQ(renamed, 0);
+  ASSERT_TRUE(IsMounted(moved));
+  // Another directory takes its place, which is left alone.
+  ASSERT_EQ(mkdir(mounted.path.c_str(), 0755), 0);
+  EXPECT_FALSE(Unmount(mounted.slot).has_error());
+  EXPECT_FALSE(IsMounted(moved));
   EXPECT_FALSE(Release(mounted.slot).has_error());
 }
 
