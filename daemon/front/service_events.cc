@@ -110,7 +110,9 @@ void Service::Stop(absl::Duration grace) {
     }
     left = registry_.List(root);
     if ((left.empty() && !is_making()) || absl::Now() >= deadline) break;
-    absl::SleepFor(std::min(kRetryInterval, deadline - absl::Now()));
+    absl::MutexLock lock(&mutex_);
+    // Without a broker, which then takes away itself what is left, there is nothing to try again.
+    if (mutex_.AwaitWithTimeout(absl::Condition(&ended_), std::min(kRetryInterval, deadline - absl::Now()))) return;
   }
   internal::FrontToBroker message;
   message.mutable_stop_done();

@@ -693,6 +693,20 @@ TEST_F(FrontService, StopUnmountsTheNewestFirst) {
   EXPECT_EQ(broker_.slots(), 1u);
 }
 
+TEST_F(FrontService, WithoutABrokerItStopsAtOnce) {
+  ASSERT_TRUE(Mount(kAnna, Request()).ok());
+  broker_.SetBusy(1, true);
+  internal::BrokerToFront stop;
+  stop.mutable_stop()->set_grace_milliseconds(60'000);
+  broker_.SendToFront(stop);
+  broker_.WaitFor("unmount", 2);
+  absl::Time start = absl::Now();
+  broker_.Hangup();
+  service_.WaitForEnd();
+  service_.Close();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+}
+
 TEST_F(FrontService, TheBrokersDeathEndsEverything) {
   broker_.Hold("inspect");
   auto operation = service_.StartMount(Of(kAnna), Request());
