@@ -2,6 +2,7 @@
 
 #include "daemon/front/errors.h"
 
+#include "daemon/front/limits.h"
 #include "daemon/front/text.h"
 #include "dismd/internal/rpc_status.pb.h"
 #include "dismd/v1/errors.pb.h"
@@ -69,8 +70,14 @@ v1::OperationError ToOperationError(const absl::Status& status) {
   return error;
 }
 
-std::string ToErrorDetails(const absl::Status& status) {
+v1::OperationError ToCallError(const absl::Status& status) {
   v1::OperationError error = ToOperationError(status);
+  error.set_message(ElidedText(error.message(), kMaxCallMessageBytes));
+  return error;
+}
+
+std::string ToErrorDetails(const absl::Status& status) {
+  v1::OperationError error = ToCallError(status);
   v1::ErrorReason reason;
   reason.set_reason(error.reason());
   internal::RpcStatus details;

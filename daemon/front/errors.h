@@ -15,6 +15,9 @@ namespace dismd {
 
 v1::OperationError ToOperationError(const absl::Status& status);
 
+// The same for a call's status, with a message that fits into its trailers.
+v1::OperationError ToCallError(const absl::Status& status);
+
 // What goes into the "grpc-status-details-bin" trailer: a serialized google.rpc.Status with one ErrorReason.
 std::string ToErrorDetails(const absl::Status& status);
 

@@ -19,7 +19,7 @@ namespace {
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  v1::OperationError error = ToOperationError(status);
+  v1::OperationError error = ToCallError(status);
   return {static_cast<grpc::StatusCode>(error.code()), error.message(), ToErrorDetails(status)};
 }
 
@@ -336,8 +336,9 @@ class Adapter final : public v1::Dismd::CallbackService {
   // The request and the response are gRPC's and live until the call is finished.
   template <typename Response>
   static void Answer(Unary* call, absl::StatusOr<Response> result, Response* response) {
-    if (result.ok()) *response = *std::move(result);
-    call->Finish(ToGrpc(result.status()));
+    if (!result.ok()) return call->Finish(ToGrpc(result.status()));
+    *response = *std::move(result);
+    call->Finish(grpc::Status::OK);
   }
 
   template <typename Response, typename Function>

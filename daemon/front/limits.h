@@ -48,6 +48,10 @@ inline constexpr int kMaxRequestBytes = 4 << 20;
 inline constexpr int kMaxMetadataBytes = 16 << 10;
 inline constexpr int kMaxStreamsPerConnection = 128;
 
+// The message of a failed call. It travels twice in HTTP/2 trailers, of which gRPC's clients take 8 KiB: once with up
+// to three bytes for one, and once in base64. A path alone can be longer.
+inline constexpr size_t kMaxCallMessageBytes = 1024;
+
 inline constexpr size_t kMaxPathBytes = 4095;
 inline constexpr size_t kMaxImageNameBytes = 4096;
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace dismd {
@@ -52,6 +53,14 @@ std::string BoundedText(std::string_view text, size_t limit) {
   // Not in the middle of a sequence.
   while (limit > 0 && (static_cast<unsigned char>(text[limit]) & 0xc0) == 0x80) --limit;
   return ToValidUtf8(text.substr(0, limit));
+}
+
+std::string ElidedText(std::string_view text, size_t limit) {
+  if (text.size() <= limit) return ToValidUtf8(text);
+  constexpr std::string_view kGap = " [...] ";
+  size_t tail = text.size() - (limit - kGap.size()) / 2;
+  while (tail < text.size() && (static_cast<unsigned char>(text[tail]) & 0xc0) == 0x80) ++tail;
+  return absl::StrCat(BoundedText(text, (limit - kGap.size()) / 2), std::string(kGap), ToValidUtf8(text.substr(tail)));
 }
 
 std::string NewId(std::string_view prefix) {

@@ -17,6 +17,9 @@ std::string ToValidUtf8(std::string_view text);
 // The same, of at most `limit` bytes of `text`.
 std::string BoundedText(std::string_view text, size_t limit);
 
+// The same, of its start and its end, if it is longer than `limit` bytes: what to do next stands at a message's end.
+std::string ElidedText(std::string_view text, size_t limit);
+
 // `prefix` and 12 random hexadecimal digits.
 std::string NewId(std::string_view prefix);
 

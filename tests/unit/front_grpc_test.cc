@@ -159,6 +159,25 @@ TEST_F(FrontGrpc, ErrorsCarryTheirReason) {
   EXPECT_EQ(ReasonOf(unknown), v1::OPERATION_NOT_FOUND);
 }
 
+// A message that quotes a path of 4095 bytes must still fit into the trailers that a client takes.
+TEST_F(FrontGrpc, AnErrorAboutALongPathArrives) {
+  auto client = Connect(kAnna);
+  broker_.facts = [](const internal::InspectPaths& paths) {
+    internal::PathFacts facts = FakeBroker::GoodFacts(paths);
+    facts.set_mount_errno(ENOENT);
+    return facts;
+  };
+  v1::MountImageRequest request = Request();
+  std::string path;
+  while (path.size() < 4090) path += "/\xc3\xa4";
+  request.set_mount_path(path);
+  v1::Operation last;
+  grpc::Status failed = Mount(*client, request, &last);
+  EXPECT_EQ(ReasonOf(failed), v1::MOUNT_POINT_NOT_FOUND) << failed.error_message();
+  EXPECT_NE(failed.error_message().find("cannot find the mount point /\xc3\xa4/"), std::string::npos);
+  EXPECT_NE(failed.error_message().find("No such file or directory"), std::string::npos) << failed.error_message();
+}
+
 TEST_F(FrontGrpc, EachConnectionHasItsOwnIdentity) {
   auto anna = Connect(kAnna);
   auto bert = Connect(kBert);
