@@ -29,6 +29,8 @@ constexpr int kBacklog = 512;
 constexpr int kAcceptAtOnce = 32;  // then other events have their turn
 // After running out of descriptors: trying at once again would only burn the processor.
 constexpr std::chrono::milliseconds kAcceptPause{200};
+// Anyone can be refused as often as they like; the log need not grow with it.
+constexpr std::chrono::seconds kRefusalLogInterval{10};
 
 }  // namespace
 
@@ -109,14 +111,22 @@ void Listener::Admit(UniqueFd connection) {
   if (rootless_ && uid != geteuid()) return;
   int& of_user = connections_of_user_[uid];
   if (connections_.size() >= kMaxConnections || of_user >= kMaxConnectionsOfUser) {
-    Log(Severity::kWarning, LogContext{"", "", uid},
-        absl::StrCat("refused a connection: there are ", connections_.size(), ", ", of_user, " of this user"));
-    return;
+    return LogRefusal(uid, of_user);
   }
   ++of_user;
   uint64_t id = next_id_++;
   const Peer& kept = connections_.emplace(id, *std::move(peer)).first->second;
   on_connection_(id, kept, std::move(connection));
+}
+
+void Listener::LogRefusal(uint32_t uid, int of_user) {
+  ++refusals_;
+  auto now = EventLoop::Clock::now();
+  if (now - last_refusal_logged_ < kRefusalLogInterval) return;
+  last_refusal_logged_ = now;
+  Log(Severity::kWarning, LogContext{"", "", uid},
+      absl::StrCat("refused a connection: there are ", connections_.size(), ", ", of_user, " of this user; ",
+                   std::exchange(refusals_, 0), " refused since this was logged last"));
 }
 
 const Peer* Listener::Find(uint64_t id) const {

@@ -52,6 +52,7 @@ class Listener {
 
   void AcceptSome();
   void Admit(libmount::UniqueFd connection);
+  void LogRefusal(uint32_t uid, int of_user);
 
   EventLoop* const loop_;
   const std::string path_;
@@ -62,6 +63,8 @@ class Listener {
   std::map<uint64_t, Peer> connections_;
   std::map<uint32_t, int> connections_of_user_;
   uint64_t next_id_ = 1;
+  EventLoop::Clock::time_point last_refusal_logged_;
+  int refusals_ = 0;  // since then
 };
 
 }  // namespace dismd
