@@ -252,6 +252,17 @@ class StalledFileSystemTest(ServiceTestCase):
                 list(pending)
             self.assertEqual(caught.exception.code, "CANCELLED")
 
+    def test_a_cancelled_mount_ends_at_once(self):
+        places = ((self.stalled + "/x.wim", self.mount_point(uid=OWNER)), (self.image("small.wim"), self.stalled + "/mnt"))
+        with Caller(self.service.address, OWNER) as owner, Caller(self.service.address, OWNER) as second:
+            for image, directory in places:
+                pending = owner.start("MountImage", {"image_path": image, "mount_path": directory, "image_index": 1,
+                                                     "read_only": True})
+                operation = {"operation_id": next(iter(pending))["operation"]["operation_id"]}
+                second.call("CancelOperation", operation)
+                # The broker would wait for ten seconds.
+                wait_until(lambda: "CANCELLED" in str(second.call("GetOperation", operation)), 1, "the operation to end")
+
 
 class PrivacyTest(ServiceTestCase):
     """Another uid cannot read, unmount, see or watch a mount that is not its own."""
