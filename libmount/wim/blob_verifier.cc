@@ -98,6 +98,7 @@ class BlobVerifier::Impl {
   std::deque<std::weak_ptr<Progress>> streams_ ABSL_GUARDED_BY(mutex_);  // those with a hash, oldest first
   std::deque<Task> queue_ ABSL_GUARDED_BY(mutex_);
   bool background_runs_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::CondVar background_ended_;
   SmallThread background_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -262,6 +263,7 @@ void BlobVerifier::Impl::RunBackground() {
         for (const Task& left : queue_) progress_.erase(left.blob);
         queue_.clear();
         background_runs_ = false;
+        background_ended_.SignalAll();
         return;
       }
       task = std::move(queue_.front());
@@ -278,8 +280,7 @@ void BlobVerifier::Impl::RunBackground() {
 
 void BlobVerifier::Impl::WaitForBackground() {
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(
-      +[](bool* runs) { return !*runs; }, &background_runs_));
+  while (background_runs_) background_ended_.Wait(&mutex_);
   background_.Join();
 }
 

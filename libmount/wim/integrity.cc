@@ -90,6 +90,7 @@ class PartHasher {
   std::atomic<bool> stop_ = false;
 
   absl::Mutex mutex_;
+  absl::CondVar finished_;  // running_ is 0
   unsigned running_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t failed_chunk_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<uint64_t>::max();
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
@@ -106,11 +107,11 @@ absl::Status PartHasher::Run(IntegrityProgress& progress, OperationMonitor& moni
   for (unsigned i = 0; i < thread_count; ++i) threads.emplace_back([this] { Work(); });
 
   const uint64_t done_before = progress.bytes_done;
-  auto finished = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return running_ == 0; };
   for (bool ended = false; !ended;) {
     {
       absl::MutexLock lock(&mutex_);
-      ended = mutex_.AwaitWithTimeout(absl::Condition(&finished), kReportInterval);
+      if (running_ != 0) finished_.WaitWithTimeout(&mutex_, kReportInterval);
+      ended = running_ == 0;
     }
     if (monitor.cancelled()) stop_.store(true, std::memory_order_relaxed);
     progress.bytes_done = done_before + bytes_done_.load(std::memory_order_relaxed);
@@ -131,7 +132,7 @@ void PartHasher::Work() {
     if (!status.ok()) Fail(chunk, std::move(status));
   }
   absl::MutexLock lock(&mutex_);
-  --running_;
+  if (--running_ == 0) finished_.Signal();
 }
 
 absl::Status PartHasher::CheckChunk(uint64_t chunk, absl::Span<char> buffer) {

@@ -113,6 +113,7 @@ class ResourceReader::Impl {
 
   absl::Mutex likely_mutex_;
   bool likely_runs_ ABSL_GUARDED_BY(likely_mutex_) = false;
+  absl::CondVar likely_ended_;
   SmallThread likely_ ABSL_GUARDED_BY(likely_mutex_);
 
   absl::Mutex tables_mutex_;
@@ -333,16 +334,15 @@ void ResourceReader::Impl::DecodeLikelyChunk(const Open& resource, uint64_t miss
                               }
                               absl::MutexLock lock(&likely_mutex_);
                               likely_runs_ = false;
+                              likely_ended_.Signal();
                             })
                      .ok();
 }
 
 ResourceReader::Impl::~Impl() {
-  likely_mutex_.Lock();
-  likely_mutex_.Await(absl::Condition(
-      +[](bool* runs) { return !*runs; }, &likely_runs_));
+  absl::MutexLock lock(&likely_mutex_);
+  while (likely_runs_) likely_ended_.Wait(&likely_mutex_);
   likely_.Join();
-  likely_mutex_.Unlock();
 }
 
 void ResourceReader::Impl::SetCacheBudget(size_t bytes) {
