@@ -186,6 +186,7 @@ fi
 if wanted asan; then
   # The sandboxed worker cannot be ptraced, which LeakSanitizer needs: the worker itself turns leak detection off.
   export ASAN_OPTIONS=abort_on_error=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+  export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp:print_suppressions=0
   build_tree asan all "${debug_options[@]}" -DDISMD_SANITIZE=address,undefined && run_ctest asan "${ctest_options[@]}"
 fi
 

@@ -43,7 +43,9 @@ class Mounter {
     for (Step step : {&Mounter::Inspect, &Mounter::OpenImage, &Mounter::JudgeFiles, &Mounter::CheckIntegrity,
                       &Mounter::JudgeRights, &Mounter::CreateMount, &Mounter::Attach}) {
       if (operation_.cancelled()) return Cancelled();
-      if (absl::Status done = (this->*step)(); !done.ok()) return done;
+      absl::Status done = (this->*step)();
+      // Whatever a step that was cut short says, it was the cancelling that ended it; only attaching cannot be.
+      if (!done.ok()) return operation_.cancelled() && step != &Mounter::Attach ? Cancelled() : done;
     }
     return absl::OkStatus();
   }

@@ -287,7 +287,8 @@ absl::Status ResourceReader::Impl::DecodeOne(const Open& resource, Job& job, abs
   chunks_decoded_.fetch_add(1, std::memory_order_relaxed);
   bytes_decoded_.fetch_add(job.size, std::memory_order_relaxed);
   if (job.claim == nullptr) return absl::OkStatus();
-  memcpy(job.out.data(), target.data() + job.skip, job.out.size());
+  // A chunk that is decoded ahead has nobody waiting for a part of it.
+  if (!job.out.empty()) memcpy(job.out.data(), target.data() + job.skip, job.out.size());
   size_t kept = resource.location.solid && visit_blobs_ ? KeepSmallBlobs(resource, job.chunk, target) : 0;
   std::move(*std::exchange(job.claim, nullptr)).Publish(std::move(buffer), kept);
   return absl::OkStatus();

@@ -100,7 +100,9 @@ TEST(WorkerSandboxTest, ForbiddenCallsAreRefused) {
       {"finit_module", [] { return Refused(SYS_finit_module, 0, "", 0); }},
       {"open_by_handle_at", [] { return Refused(SYS_open_by_handle_at, -1, nullptr, 0); }},
       {"openat2", [] { return Refused(SYS_openat2, AT_FDCWD, "/etc/passwd", nullptr, 0); }},
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // their reports open files
       {"open", [] { return Refused(SYS_open, "/etc/passwd", O_RDONLY); }},
+#endif
       {"creat", [] { return Refused(SYS_creat, "/tmp/x", 0600); }},
       {"unlinkat", [] { return Refused(SYS_unlinkat, AT_FDCWD, "/nowhere", 0); }},
       {"renameat2", [] { return Refused(SYS_renameat2, AT_FDCWD, "/a", AT_FDCWD, "/b", 0); }},

@@ -46,6 +46,14 @@
 extern "C" {
 #endif
 
+/* In C++ an enumeration holds any int, as it does in C: what is not one of its values is then an argument to refuse,
+ * not undefined behaviour. */
+#ifdef __cplusplus
+#define DISM_ENUM_BASE : int
+#else
+#define DISM_ENUM_BASE
+#endif
+
 /* ---- Constants ("DISM API Constants", dism-api-constants) ---- */
 
 /* DismMountImage */
@@ -85,37 +93,37 @@ extern "C" {
 
 /* ---- Enumerations ("DISM API Enumerations"); 32 bits each ---- */
 
-typedef enum _DismLogLevel { /* dismloglevel-enumeration */
+typedef enum _DismLogLevel DISM_ENUM_BASE { /* dismloglevel-enumeration */
   DismLogErrors = 0,
   DismLogErrorsWarnings = 1,
   DismLogErrorsWarningsInfo = 2,
   DismLogErrorsWarningsInfoDebug = 3 /* newer SDKs */
 } DismLogLevel;
 
-typedef enum _DismImageIdentifier { /* dismimageidentifier-enumeration */
+typedef enum _DismImageIdentifier DISM_ENUM_BASE { /* dismimageidentifier-enumeration */
   DismImageIndex = 0,
   DismImageName = 1,
   DismImageNone = 2 /* newer SDKs */
 } DismImageIdentifier;
 
-typedef enum _DismMountMode { /* dismmountmode-enumeration */
+typedef enum _DismMountMode DISM_ENUM_BASE { /* dismmountmode-enumeration */
   DismReadWrite = 0,
   DismReadOnly = 1
 } DismMountMode;
 
-typedef enum _DismImageType { /* dismimagetype-enumeration */
+typedef enum _DismImageType DISM_ENUM_BASE { /* dismimagetype-enumeration */
   DismImageTypeUnsupported = -1,
   DismImageTypeWim = 0,
   DismImageTypeVhd = 1
 } DismImageType;
 
-typedef enum _DismImageBootable { /* dismimagebootable-enumeration */
+typedef enum _DismImageBootable DISM_ENUM_BASE { /* dismimagebootable-enumeration */
   DismImageBootableYes = 0,
   DismImageBootableNo = 1,
   DismImageBootableUnknown = 2
 } DismImageBootable;
 
-typedef enum _DismMountStatus { /* dismmountstatus-enumeration */
+typedef enum _DismMountStatus DISM_ENUM_BASE { /* dismmountstatus-enumeration */
   DismMountStatusOk = 0,
   DismMountStatusNeedsRemount = 1, /* not mounted at the moment; its edits are kept */
   DismMountStatusInvalid = 2       /* image gone or changed, or the serving process died: can only be unmounted */
