@@ -8,6 +8,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "client/common/address.h"
 #include "client/common/stream_call.h"
@@ -64,6 +67,30 @@ bool IsForkedChild() {
   return !grpc_process.compare_exchange_strong(expected, getpid()) && expected != getpid();
 }
 
+// Calls that ended with nobody waiting for them. A call holds its channel, and whoever lets go of a channel last ends
+// gRPC's threads and waits for them: on one of these threads, where such a call's callback runs, that destroys what the
+// thread still uses. So the callback leaves the call here, and a thread of the program's frees it.
+class EndedCalls {
+ public:
+  static EndedCalls& Get() {
+    static EndedCalls* const calls = new EndedCalls;  // for as long as gRPC's threads
+    return *calls;
+  }
+  void Add(std::shared_ptr<void> call) {
+    absl::MutexLock lock(&mutex_);
+    calls_.push_back(std::move(call));
+  }
+  void Free() {
+    std::vector<std::shared_ptr<void>> calls;  // destroyed without the lock
+    absl::MutexLock lock(&mutex_);
+    calls.swap(calls_);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<std::shared_ptr<void>> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
 CallStatus OutOfDescriptors() {
   return CallStatus(Code::kResourceExhausted, v1::OUT_OF_RESOURCES,
                     "this process has no file descriptor left; close some or raise its limit (RLIMIT_NOFILE)");
@@ -87,7 +114,7 @@ struct Service::Connection {
 };
 
 Service::Service(std::string address) : address_(std::move(address)) {}
-Service::~Service() = default;
+Service::~Service() { EndedCalls::Get().Free(); }
 
 std::shared_ptr<Service::Connection> Service::Connect(CallStatus* status) {
   const std::string socket_path = SocketPath(address_);
@@ -100,6 +127,7 @@ std::shared_ptr<Service::Connection> Service::Connect(CallStatus* status) {
                          "this process was forked from one that already used the service; a child must exec first");
     return nullptr;
   }
+  EndedCalls::Get().Free();
   absl::MutexLock lock(&mutex_);
   // The service takes the identity of whoever connected: after a change of user the old connection must not be used.
   if (connection_ != nullptr && connection_->socket_path == socket_path && connection_->uid == geteuid() &&
@@ -137,7 +165,10 @@ void SendCancel(v1::Dismd::Stub* stub, std::shared_ptr<void> connection, const s
   call->request.set_operation_id(operation_id);
   call->context.set_deadline(std::chrono::system_clock::now() + kCancelPatience);
   SignalBlock block;
-  stub->async()->CancelOperation(&call->context, &call->request, &call->response, [call](grpc::Status) {});
+  Call& sent = *call;
+  stub->async()->CancelOperation(
+      &sent.context, &sent.request, &sent.response,
+      [call = std::move(call)](grpc::Status) mutable { EndedCalls::Get().Add(std::move(call)); });
 }
 
 }  // namespace
