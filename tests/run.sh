@@ -129,7 +129,7 @@ fuzz_one() { # TARGET
 }
 
 run_fuzzers() {
-  build_tree fuzz all -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  build_tree fuzz fuzzers -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DDISMD_BUILD_TESTS=OFF -DDISMD_BUILD_FUZZERS=ON || return
   headline "Fuzzing, $fuzz_seconds s a target"
   local targets target pids=() names=() i
