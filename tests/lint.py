@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = ("libmount", "daemon", "client", "tests")
+FOLDERS = ("libmount", "daemon", "client")
 
 
 def our_sources(build_dir):

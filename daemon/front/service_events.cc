@@ -17,7 +17,6 @@ namespace dismd {
 namespace {
 
 using libmount::LogContext;
-using libmount::Reason;
 using libmount::Severity;
 using libmount::UniqueFd;
 

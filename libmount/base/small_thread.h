@@ -44,7 +44,7 @@ class SmallThread {
     int error = pthread_create(&thread_, &attributes, &Run, owned.get());
     pthread_attr_destroy(&attributes);
     if (error != 0) return absl::ErrnoToStatus(error, "pthread_create");
-    owned.release();  // Run owns it now
+    static_cast<void>(owned.release());  // Run owns it now
     running_ = true;
     pthread_setname_np(thread_, name);
     return absl::OkStatus();
