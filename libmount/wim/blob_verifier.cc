@@ -259,7 +259,7 @@ void BlobVerifier::Impl::RunBackground() {
     Task task;
     {
       absl::MutexLock lock(&mutex_);
-      if (queue_.empty() || buffer.size() == 0 || stop_.load(std::memory_order_relaxed)) {
+      if (queue_.empty() || buffer.empty() || stop_.load(std::memory_order_relaxed)) {
         for (const Task& left : queue_) progress_.erase(left.blob);
         queue_.clear();
         background_runs_ = false;
