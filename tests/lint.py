@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs clang-tidy (with clang's own warnings and thread safety analysis) over our sources.
+"""Runs clang-tidy (with clang's own warnings and thread safety analysis) over what is shipped; not over tests/ yet.
 
   lint.py BUILD_DIR [--jobs N] [SOURCE...]
 
