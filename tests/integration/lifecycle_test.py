@@ -95,8 +95,7 @@ class StopTest(ServiceTestCase):
                                       stdout=subprocess.DEVNULL)
             self.addCleanup(holder.wait)
             self.addCleanup(holder.kill)
-            wait_until(lambda: any(os.readlink(f"/proc/{holder.pid}/fd/{fd}") == root + "/one.txt"
-                                   for fd in os.listdir(f"/proc/{holder.pid}/fd")), 10, "tail to open the file")
+            wait_until(lambda: processes.has_open(holder.pid, root + "/one.txt"), 10, "tail to open the file")
             with self.assertRaises(RpcFailure) as caught:
                 caller.unmount(root)
             self.assertEqual(caught.exception.reason, "MOUNT_BUSY")

@@ -13,6 +13,8 @@ import struct
 import subprocess
 import tempfile
 
+import processes
+
 VOLUME_BYTES = 8 << 30  # sparse
 HUGE_BYTES = 5 << 30
 
@@ -78,11 +80,11 @@ def wait_for_ntfs_3g(path):
     """umount returns before ntfs-3g has closed the volume; who opens it then may find it half written."""
     path = os.path.realpath(path)
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(f"/proc/{pid}/fd/{fd}") == path for fd in os.listdir(f"/proc/{pid}/fd")):
+        if processes.has_open(pid, path):
+            with contextlib.suppress(OSError):
                 descriptor = os.pidfd_open(int(pid))
                 try:
-                        select.select([descriptor], [], [], 30)
+                    select.select([descriptor], [], [], 30)
                 finally:
                     os.close(descriptor)
 

@@ -84,6 +84,16 @@ def descriptor_count(pid):
         return 0
 
 
+def has_open(pid, path):
+    """Whether the process has a descriptor of `path`. Descriptors that come and go meanwhile are no error."""
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") == path:
+                    return True
+    return False
+
+
 def mounts_below(directory):
     """Mount points at or below `directory`, in the order they were made."""
     directory = os.path.realpath(directory)

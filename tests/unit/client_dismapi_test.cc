@@ -389,14 +389,18 @@ TEST_F(DismApi, ALateCancellationSucceeds) {
 }
 
 TEST_F(DismApi, AHangingServiceDoesNotHoldACancelledCall) {
-  absl::Notification gone;
+  absl::Notification begun, gone;
   server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto&) {
+    begun.Notify();
     while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     gone.Notify();
     return grpc::Status::CANCELLED;
   };
   HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
-  std::thread canceller([&] { SetEvent(event); });
+  std::thread canceller([&] {
+    begun.WaitForNotification();  // earlier, the call would not be made at all
+    SetEvent(event);
+  });
   const auto start = Clock::now();
   EXPECT_EQ(Mount(event), kCancelled);
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(15));
