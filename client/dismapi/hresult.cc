@@ -11,12 +11,14 @@ constexpr HRESULT kMountPointInUse = _HRESULT_TYPEDEF_(0xC1420113);
 constexpr HRESULT kMountPointNotEmpty = _HRESULT_TYPEDEF_(0xC1420114);
 constexpr HRESULT kUnmountIncomplete = _HRESULT_TYPEDEF_(0xC1420117);
 constexpr HRESULT kImageChanged = _HRESULT_TYPEDEF_(0xC1420122);
+constexpr HRESULT kNotRemountable = _HRESULT_TYPEDEF_(0xC1420123);
 constexpr HRESULT kAlreadyMountedReadWrite = _HRESULT_TYPEDEF_(0xC1420127);
 constexpr HRESULT kSplitImage = _HRESULT_TYPEDEF_(0xC1420130);
 constexpr HRESULT kMountPointIsRoot = _HRESULT_TYPEDEF_(0xC1420131);
 constexpr HRESULT kSolidImage = _HRESULT_TYPEDEF_(0xC142013C);
 constexpr HRESULT kImageReadOnly = _HRESULT_TYPEDEF_(0xC1510111);
 constexpr HRESULT kMountInvalid = _HRESULT_TYPEDEF_(0xC1510115);
+constexpr HRESULT kBeingServiced = _HRESULT_TYPEDEF_(0xC15101FD);
 
 constexpr HRESULT Win32(uint32_t error) { return HRESULT_FROM_WIN32(error); }
 
@@ -64,6 +66,9 @@ HRESULT HresultOf(v1::Reason reason) {
     case v1::MOUNT_INVALID: return kMountInvalid;
     case v1::OUT_OF_RESOURCES: return E_OUTOFMEMORY;
     case v1::PART_MISSING: return Win32(ERROR_FILE_NOT_FOUND);
+    case v1::OPERATION_IN_PROGRESS: return kBeingServiced;
+    case v1::NOT_REMOUNTABLE: return kNotRemountable;
+    case v1::DISK_FULL: return Win32(ERROR_DISK_FULL);
     // No default: the compiler names a reason that was forgotten.
     case v1::REASON_UNSPECIFIED:
     case v1::Reason_INT_MIN_SENTINEL_DO_NOT_USE_:

@@ -55,8 +55,11 @@ DISMD_SAME(kNeedsRemount, NEEDS_REMOUNT);
 DISMD_SAME(kMountInvalid, MOUNT_INVALID);
 DISMD_SAME(kOutOfResources, OUT_OF_RESOURCES);
 DISMD_SAME(kPartMissing, PART_MISSING);
+DISMD_SAME(kOperationInProgress, OPERATION_IN_PROGRESS);
+DISMD_SAME(kNotRemountable, NOT_REMOUNTABLE);
+DISMD_SAME(kDiskFull, DISK_FULL);
 #undef DISMD_SAME
-static_assert(v1::Reason_MAX == v1::PART_MISSING, "a new reason must be added to libmount::Reason, and here");
+static_assert(v1::Reason_MAX == v1::DISK_FULL, "a new reason must be added to libmount::Reason, and here");
 
 constexpr char kReasonTypeUrl[] = "type.googleapis.com/dismd.v1.ErrorReason";
 

@@ -23,6 +23,9 @@ enum class Phase : int {
   kMounting = 4,            // the kernel mount is made and attached
   kUnmounting = 5,
   kCommitting = 6,
+  kWaiting = 7,             // a commit waits for another one of the same file
+  kRebuilding = 8,          // the whole file is written anew
+  kRecovering = 9,          // staged edits are read back and checked
 };
 
 struct ProgressUpdate {

@@ -2,6 +2,7 @@
 
 #include "libmount/base/reason.h"
 
+#include <cerrno>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -65,6 +66,9 @@ constexpr Row kRows[] = {
     {Reason::kMountInvalid, "MOUNT_INVALID", StatusCode::kFailedPrecondition},
     {Reason::kOutOfResources, "OUT_OF_RESOURCES", StatusCode::kResourceExhausted},
     {Reason::kPartMissing, "PART_MISSING", StatusCode::kNotFound},
+    {Reason::kOperationInProgress, "OPERATION_IN_PROGRESS", StatusCode::kFailedPrecondition},
+    {Reason::kNotRemountable, "NOT_REMOUNTABLE", StatusCode::kFailedPrecondition},
+    {Reason::kDiskFull, "DISK_FULL", StatusCode::kResourceExhausted},
 };
 
 // Rows stand at the index of their number, so that a look-up is one access.
@@ -92,6 +96,8 @@ absl::Status MakeError(Reason reason, std::string message) {
 absl::Status MakeErrnoError(Reason reason, int errno_value, std::string message) {
   char buffer[128];
   const char* text = strerror_r(errno_value, buffer, sizeof(buffer));
+  const bool disk_full = errno_value == ENOSPC || errno_value == EDQUOT;
+  if (reason == Reason::kOutOfResources && disk_full) reason = Reason::kDiskFull;
   return MakeError(reason, absl::StrCat(message, ": ", text));
 }
 

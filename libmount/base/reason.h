@@ -61,12 +61,16 @@ enum class Reason : int {
   kMountInvalid = 38,
   kOutOfResources = 39,      // memory, descriptors, disk space; the message says which
   kPartMissing = 40,         // a part of a split set was not found beside the first
+  kOperationInProgress = 41, // another operation works on this mount
+  kNotRemountable = 42,      // remount of a mount that does not need it
+  kDiskFull = 43,            // no space, or over quota; the message says where
 };
 
 // A failure with its reason. The status code follows from the reason (see reason.cc for the table).
 absl::Status MakeError(Reason reason, std::string message);
 
-// The same for a failed system call: appends strerror(errno_value) to the message.
+// The same for a failed system call: appends strerror(errno_value) to the message. kOutOfResources becomes kDiskFull
+// where the errno is ENOSPC or EDQUOT.
 absl::Status MakeErrnoError(Reason reason, int errno_value, std::string message);
 
 // The reason carried by a status; kUnspecified where there is none (also for an ok status).
