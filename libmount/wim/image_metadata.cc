@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
 
 namespace libmount {
@@ -53,19 +52,6 @@ std::string ImageMetadata::PathOf(uint32_t entry) const {
     path += Name(entries[*it]);
   }
   return path;
-}
-
-std::string_view FindTaggedItem(std::string_view tagged_items, uint32_t tag, size_t min_size) {
-  constexpr size_t kHeaderSize = 8;  // u32 tag, u32 size; then the data, padded to a multiple of 8
-  while (tagged_items.size() >= kHeaderSize) {
-    const uint32_t item_tag = LoadLe32(tagged_items.data());
-    const uint64_t size = LoadLe32(tagged_items.data() + 4);
-    if (size > tagged_items.size() - kHeaderSize) break;
-    if (item_tag == tag && size >= min_size) return tagged_items.substr(kHeaderSize, size);
-    const uint64_t padded = (size + 7) & ~uint64_t{7};
-    tagged_items.remove_prefix(std::min<uint64_t>(tagged_items.size(), kHeaderSize + padded));
-  }
-  return {};
 }
 
 }  // namespace libmount

@@ -35,26 +35,11 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "libmount/base/monitor.h"
+#include "libmount/tree/tagged_items.h"
+#include "libmount/tree/windows.h"
 #include "libmount/wim/blob_table.h"
 
 namespace libmount {
-
-// Windows' file attributes that matter here.
-inline constexpr uint32_t kAttributeReadOnly = 0x1;
-inline constexpr uint32_t kAttributeDirectory = 0x10;
-inline constexpr uint32_t kAttributeNormal = 0x80;
-inline constexpr uint32_t kAttributeReparsePoint = 0x400;
-inline constexpr uint32_t kAttributeEncrypted = 0x4000;
-
-inline constexpr uint32_t kReparseMountPoint = 0xa0000003;  // a junction, or a volume mounted on a directory
-inline constexpr uint32_t kReparseSymlink = 0xa000000c;
-inline constexpr uint32_t kReparseLxSymlink = 0xa000001d;  // made by the Windows Subsystem for Linux
-
-// Tagged items.
-inline constexpr uint32_t kTagObjectId = 0x1;
-inline constexpr uint32_t kTagExtendedAttributes = 0x2;  // since Windows 10 1607; wimlib puts Linux xattrs there too
-inline constexpr uint32_t kTagUnixData = 0x337dd873;
-inline constexpr uint32_t kTagLinuxXattrsOld = 0x337dd874;  // wimlib 1.11 and 1.12
 
 inline constexpr uint32_t kNone = 0xffffffff;
 
@@ -62,9 +47,6 @@ inline constexpr uint32_t kNone = 0xffffffff;
 inline constexpr uint64_t kMaxMetadataSize = 512 << 20;
 // Directories within directories. As deep as wimlib goes.
 inline constexpr uint32_t kMaxDirectoryDepth = 16384;
-
-// NTFS allows no longer names; the kernel takes no more than 1024 bytes.
-inline constexpr size_t kMaxNameUnits = 255;
 
 // A string in ImageMetadata::text.
 struct TextRange {
@@ -148,10 +130,7 @@ struct ImageMetadata {
   uint32_t ReparseTag(const MetadataInode& inode) const {
     return inode.extra == kNone ? 0 : extras[inode.extra].reparse_tag;
   }
-  bool IsLink(const MetadataInode& inode) const {
-    const uint32_t tag = ReparseTag(inode);
-    return tag == kReparseSymlink || tag == kReparseMountPoint || tag == kReparseLxSymlink;
-  }
+  bool IsLink(const MetadataInode& inode) const { return IsLinkTag(ReparseTag(inode)); }
   // Has entries: neither a file nor a link to a directory.
   bool IsDirectory(const MetadataInode& inode) const {
     return (inode.attributes & kAttributeDirectory) != 0 && !IsLink(inode);
@@ -167,9 +146,6 @@ struct ImageMetadata {
   // The first of an inode's paths.
   std::string PathOf(const MetadataInode& inode) const { return PathOf(inode.first_entry); }
 };
-
-// The first tagged item of that kind, of at least `min_size` bytes; empty where there is none.
-std::string_view FindTaggedItem(std::string_view tagged_items, uint32_t tag, size_t min_size);
 
 // Parses a metadata resource. Everything in it is taken for hostile: each number is checked, directories may form no
 // loop, and the time is at most n log n in the resource's size. Entries that no file system can show (".", "..", names

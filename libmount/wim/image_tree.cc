@@ -24,17 +24,6 @@ constexpr uint32_t kReadOnlyFileMode = S_IFREG | 0444;
 constexpr uint32_t kLinkMode = S_IFLNK | 0777;
 constexpr uint32_t kPermissionBits = 07777;
 
-// Windows counts 100 ns from 1601, Unix seconds from 1970.
-constexpr int64_t kTicksPerSecond = 10'000'000;
-constexpr int64_t kUnixEpochSeconds = 11'644'473'600;
-
-timespec ToTimespec(uint64_t windows_time) {
-  timespec time;
-  time.tv_sec = static_cast<int64_t>(windows_time / kTicksPerSecond) - kUnixEpochSeconds;
-  time.tv_nsec = static_cast<int64_t>(windows_time % kTicksPerSecond) * 100;
-  return time;
-}
-
 bool IsSpecialFile(uint32_t mode) {
   const uint32_t type = mode & S_IFMT;
   return type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK;

@@ -8,8 +8,8 @@
 //   system.ntfs_dos_name       short name, UTF-8
 //   system.ntfs_reparse_data   reparse point with its header
 //   system.ntfs_object_id      object id: 16 bytes, or 64
-//   system.ntfs_ea             EAs: { u32 size of this entry, u8 flags, u8 name size, u16 value size, name, 0, value }
-//   ... user.NAME                  a named data stream
+//   system.ntfs_ea             EAs (see tree/tagged_items.h)
+//   user.NAME                  a named data stream
 //
 // A Linux image keeps its own extended attributes where a Windows image keeps EAs; what has a name of Linux (user.*,
 // security.*, ...) is shown as that.
@@ -22,7 +22,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
 #include "libmount/wim/image_tree.h"
@@ -33,84 +32,8 @@ namespace {
 constexpr std::string_view kNtfsPrefix = "system.ntfs_";
 constexpr std::string_view kUserPrefix = "user.";
 constexpr std::string_view kTrustedPrefix = "trusted.";
-constexpr size_t kObjectIdMinSize = 16;
-constexpr size_t kTagMinSize = 1;
-
-struct ExtendedAttribute {
-  std::string_view name;
-  std::string_view value;
-  uint8_t flags = 0;
-};
 
 bool StartsWith(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
-
-bool HasLinuxName(std::string_view name) {
-  return StartsWith(name, kUserPrefix) || StartsWith(name, "security.") || StartsWith(name, "system.") ||
-         StartsWith(name, kTrustedPrefix);
-}
-
-// Return false to end the visit.
-using AttributeVisitor = absl::FunctionRef<bool(const ExtendedAttribute&)>;
-
-// [ u16 value size ][ u8 name size ][ u8 flags ][ name ][ 0 ][ value ] ...
-void VisitExtendedAttributes(std::string_view item, AttributeVisitor visitor) {
-  constexpr size_t kHeaderSize = 4;
-  while (item.size() > kHeaderSize) {
-    const size_t value_size = LoadLe16(item.data());
-    const size_t name_size = static_cast<uint8_t>(item[2]);
-    const size_t size = kHeaderSize + name_size + 1 + value_size;
-    if (name_size == 0 || size > item.size()) return;
-    ExtendedAttribute attribute{item.substr(kHeaderSize, name_size), item.substr(size - value_size, value_size),
-                                static_cast<uint8_t>(item[3])};
-    if (attribute.name.find('\0') == attribute.name.npos && !visitor(attribute)) return;
-    item.remove_prefix(size);
-  }
-}
-
-// [ u16 name size ][ u16 0 ][ u32 value size ][ name ][ value ], padded to a multiple of 4 ...
-void VisitOldLinuxXattrs(std::string_view item, AttributeVisitor visitor) {
-  constexpr size_t kHeaderSize = 8;
-  while (item.size() > kHeaderSize) {
-    const uint64_t name_size = LoadLe16(item.data());
-    const uint64_t value_size = LoadLe32(item.data() + 4);
-    const uint64_t size = kHeaderSize + name_size + value_size;
-    if (name_size == 0 || size > item.size()) return;
-    ExtendedAttribute attribute{item.substr(kHeaderSize, name_size), item.substr(kHeaderSize + name_size, value_size)};
-    if (attribute.name.find('\0') == attribute.name.npos && !visitor(attribute)) return;
-    item.remove_prefix(std::min<uint64_t>(item.size(), (size + 3) & ~uint64_t{3}));
-  }
-}
-
-// The image's Linux xattrs, in whichever of the two forms it has them.
-void VisitLinuxXattrs(std::string_view tagged_items, AttributeVisitor visitor) {
-  std::string_view item = FindTaggedItem(tagged_items, kTagExtendedAttributes, kTagMinSize);
-  if (item.empty()) {
-    VisitOldLinuxXattrs(FindTaggedItem(tagged_items, kTagLinuxXattrsOld, kTagMinSize), visitor);
-    return;
-  }
-  VisitExtendedAttributes(
-      item, [&](const ExtendedAttribute& attribute) { return !HasLinuxName(attribute.name) || visitor(attribute); });
-}
-
-std::string NtfsEas(std::string_view tagged_items) {
-  std::string eas;
-  std::string_view item = FindTaggedItem(tagged_items, kTagExtendedAttributes, kTagMinSize);
-  VisitExtendedAttributes(item, [&](const ExtendedAttribute& attribute) {
-    if (HasLinuxName(attribute.name)) return true;
-    const size_t size = 8 + attribute.name.size() + 1 + attribute.value.size();
-    const size_t padded = (size + 3) & ~size_t{3};
-    AppendLe(static_cast<uint32_t>(padded), eas);
-    eas.push_back(static_cast<char>(attribute.flags));
-    eas.push_back(static_cast<char>(attribute.name.size()));
-    AppendLe(static_cast<uint16_t>(attribute.value.size()), eas);
-    eas += attribute.name;
-    eas.push_back('\0');
-    eas += attribute.value;
-    eas.append(padded - size, '\0');
-    return true;
-  });
-  return eas;
-}
 
 ErrnoOr<std::string> OrNoData(std::string value) {
   if (value.empty()) return Errno(ENODATA);

@@ -11,8 +11,8 @@
 #include <string_view>
 
 #include "libmount/base/utf16.h"
-#include "libmount/wim/image_metadata.h"
-#include "libmount/wim/reparse.h"
+#include "libmount/tree/reparse.h"
+#include "libmount/tree/windows.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace libmount;  // NOLINT(google-build-using-namespace)

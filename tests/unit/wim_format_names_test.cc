@@ -12,8 +12,8 @@
 
 #include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
-#include "libmount/wim/image_metadata.h"
-#include "libmount/wim/reparse.h"
+#include "libmount/tree/reparse.h"
+#include "libmount/tree/windows.h"
 
 namespace libmount {
 namespace {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-#include "libmount/wim/reparse.h"
+#include "libmount/tree/reparse.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
-#include "libmount/wim/image_metadata.h"
+#include "libmount/tree/windows.h"
 
 namespace libmount {
 namespace {

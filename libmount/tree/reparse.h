@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Reparse data of links, as a WIM stores it: what follows the eight bytes of tag and length.
+// Reparse data of links, as NTFS and a WIM store it: what follows the eight bytes of tag and length.
 //
 //   symbolic link  [ u16 offset, u16 size of the substitute name ][ the same of the print name ][ u32 flags ][ names ]
 //   junction       the same without flags
@@ -8,8 +8,8 @@
 //
 // Thread safety: all functions are pure.
 
-#ifndef LIBMOUNT_WIM_REPARSE_H_
-#define LIBMOUNT_WIM_REPARSE_H_
+#ifndef LIBMOUNT_TREE_REPARSE_H_
+#define LIBMOUNT_TREE_REPARSE_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -43,4 +43,4 @@ std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data);
 
 }  // namespace libmount
 
-#endif  // LIBMOUNT_WIM_REPARSE_H_
+#endif  // LIBMOUNT_TREE_REPARSE_H_
