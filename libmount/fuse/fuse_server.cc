@@ -17,11 +17,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "libmount/base/log.h"
 #include "libmount/base/small_thread.h"
+#include "libmount/fuse/inflight_table.h"
+#include "libmount/fuse/init_negotiation.h"
+#include "libmount/fuse/invalidator.h"
 #include "libmount/fuse/operations.h"
 #include "libmount/fuse/request_source.h"
 #include "libmount/fuse/store_ahead.h"
@@ -30,12 +32,13 @@
 namespace libmount {
 namespace {
 
-constexpr size_t kPageBytes = 4096;
-// The kernel wants room for the largest WRITE in every buffer, also where nothing is ever written.
-constexpr size_t kRequestBufferBytes = kFuseMaxRead + kPageBytes;
+// Linux 6.9; not yet in Debian 12's header.
+constexpr int kNotifyResend = 7;
+// A request that was found in the table this often is what its servers die of: it gets EIO, the mount lives on.
+constexpr int kMostAttempts = 8;
 // One thread receives, one stores ahead; with fewer than two the latter could wait for itself.
 constexpr int kFewestThreads = 2;
-constexpr int kMostThreads = 16;
+constexpr int kMostThreads = kInflightSlots;
 
 int CpuCount() {
   cpu_set_t cpus;
@@ -73,8 +76,10 @@ bool IsOwnThread(pid_t thread) {
 
 class FuseServer::Impl {
  public:
-  Impl(FileTree* tree, FuseServerOptions options) : options_(std::move(options)) {
+  Impl(FileTree* tree, WritableTree* writable, FuseServerOptions options)
+      : options_(std::move(options)), negotiation_(writable != nullptr) {
     context_.tree = tree;
+    context_.writable = writable;
     context_.source = &source_;
     context_.read_ahead = options_.read_ahead;
   }
@@ -82,29 +87,40 @@ class FuseServer::Impl {
   ~Impl() {
     source_.Stop();
     for (SmallThread& thread : threads_) thread.Join();
+    invalidator_.reset();
     if (session_ != nullptr) fuse_session_destroy(session_);  // closes the descriptor
   }
 
-  absl::Status Start(UniqueFd fd, std::function<void()> on_initialized, std::function<void(absl::Status)> on_end) {
+  absl::Status Start(UniqueFd fd, Recovery recovery, std::function<void()> on_initialized,
+                     std::function<void(absl::Status)> on_end) {
     on_initialized_ = std::move(on_initialized);
     on_end_ = std::move(on_end);
-    if (absl::Status opened = source_.Open(fd.get()); !opened.ok()) return opened;
-    if (absl::Status created = CreateSession(std::move(fd)); !created.ok()) return created;
-    if (options_.store_ahead) {
+    absl::StatusOr<std::unique_ptr<InflightTable>> inflight = InflightTable::Open(recovery.inflight);
+    if (!inflight.ok()) return inflight.status();
+    inflight_ = *std::move(inflight);
+    absl::Status status = source_.Open(fd.get());
+    if (status.ok()) status = CreateSession(std::move(fd));
+    if (status.ok() && recovery.init.has_value()) status = NegotiateAgain(*recovery.init);
+    if (status.ok() && context_.writable != nullptr) {
+      invalidator_.emplace(
+          Invalidator::Notify{[this](NodeId directory, const std::string& name) {
+                                fuse_lowlevel_notify_inval_entry(session_, directory, name.c_str(), name.size());
+                              },
+                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, -1, 0); }});
+      context_.invalidator = &*invalidator_;
+      status = invalidator_->Start();
+    }
+    if (!status.ok()) return status;
+    if (options_.store_ahead && context_.writable == nullptr) {
       store_ahead_.emplace(context_.tree,
                            [this](NodeId node, absl::Span<const char> content) { return StoreFile(node, content); });
-      context_.store_ahead = &*store_ahead_;
     }
     return StartThreads();
   }
 
   void Stop() { source_.Stop(); }
 
-  std::optional<InitExchange> init_exchange() const {
-    absl::MutexLock lock(&mutex_);
-    if (init_.reply.empty()) return std::nullopt;
-    return init_;
-  }
+  std::optional<InitExchange> init_exchange() const { return negotiation_.exchange(); }
 
   Stats GetStats() const {
     Stats stats;
@@ -113,6 +129,10 @@ class FuseServer::Impl {
     stats.bytes_read = context_.bytes_read.load(std::memory_order_relaxed);
     stats.directory_reads = context_.directory_reads.load(std::memory_order_relaxed);
     stats.lookups = context_.lookups.load(std::memory_order_relaxed);
+    stats.writes = context_.writes.load(std::memory_order_relaxed);
+    stats.bytes_written = context_.bytes_written.load(std::memory_order_relaxed);
+    stats.replayed = replayed_.load(std::memory_order_relaxed);
+    stats.resent = resent_.load(std::memory_order_relaxed);
     stats.stored_ahead = store_ahead_.has_value() ? store_ahead_->stored() : 0;
     return stats;
   }
@@ -131,8 +151,8 @@ class FuseServer::Impl {
     char name[] = "dismd";
     char* arguments[] = {name, max_read.data(), nullptr};
     fuse_args args = FUSE_ARGS_INIT(2, arguments);
-    session_ = fuse_session_new(&args, &ReadOnlyOperations(), sizeof(fuse_lowlevel_ops),
-                                static_cast<ServingContext*>(&context_));
+    const fuse_lowlevel_ops& operations = context_.writable != nullptr ? ReadWriteOperations() : ReadOnlyOperations();
+    session_ = fuse_session_new(&args, &operations, sizeof(fuse_lowlevel_ops), static_cast<ServingContext*>(&context_));
     fuse_opt_free_args(&args);
     if (session_ == nullptr) return absl::InternalError("fuse_session_new failed");
     fuse_custom_io io = {};
@@ -147,16 +167,31 @@ class FuseServer::Impl {
     return absl::OkStatus();
   }
 
+  // Lets libfuse negotiate with the request that the kernel sent to the dead process.
+  absl::Status NegotiateAgain(const InitExchange& saved) {
+    if (absl::Status checked = InitNegotiation::Check(saved); !checked.ok()) return checked;
+    std::string request = saved.request;
+    negotiation_.OnRequest(request.data(), request.size());
+    request.append(kRequestSlack, '\0');
+    recovering_ = true;
+    fuse_buf buffer = {};
+    buffer.mem = request.data();
+    buffer.size = saved.request.size();
+    fuse_session_process_buf(session_, &buffer);
+    return negotiation_.CheckAgreesWith(saved);
+  }
+
   absl::Status StartThreads() {
     int count = ThreadCount(options_.threads);
     threads_.reserve(count);
     running_ = count;
     for (int i = 0; i < count; ++i) {
       threads_.emplace_back();
-      absl::Status started = threads_.back().Start("fuse", [this] { ServeOnThisThread(); });
+      absl::Status started = threads_.back().Start("fuse", [this, i] { ServeOnThisThread(i); });
       if (started.ok()) continue;
       // on_end is for a server that was started: let the threads that run leave silently.
       on_end_ = nullptr;
+      recovered_.Notify();
       source_.Stop();
       running_ -= count - i;
       return started;
@@ -164,12 +199,21 @@ class FuseServer::Impl {
     return absl::OkStatus();
   }
 
-  void ServeOnThisThread() {
-    ServingThread self(kRequestBufferBytes, kFuseMaxRead, RequestSource::Turn([this](bool all) { OnIdle(all); }));
+  void ServeOnThisThread(int index) {
+    ServingThread self(inflight_->slot(index), kFuseMaxRead, RequestSource::Turn([this](bool all) { OnIdle(all); }));
     ServingThread::Current() = &self;
-    if (self.request.valid() && self.reply.valid()) {
-      absl::Span<char> buffer = self.request.first(self.request.size() - kRequestSlack);
-      while (size_t size = source_.Receive(&self.turn, buffer)) Serve(self, size);
+    if (index == 0) {
+      Recover(self);
+      recovered_.Notify();
+    } else {
+      recovered_.WaitForNotification();
+    }
+    if (self.reply.valid()) {
+      while (size_t size = source_.Receive(&self.turn, self.slot.buffer())) {
+        Serve(self, size);
+        self.slot.Free();
+        if (writing_.load(std::memory_order_relaxed)) self.slot.Populate();
+      }
     } else {
       Log(Severity::kError, "no memory for a serving thread's buffers");
       source_.Stop();
@@ -178,8 +222,57 @@ class FuseServer::Impl {
     Leave();
   }
 
+  // --- Recovery: what a dead process had read and not answered, before anything new is read.
+
+  void Recover(ServingThread& self) {
+    for (int i = 0; i < kInflightSlots; ++i) {
+      InflightTable::Slot slot = inflight_->slot(i);
+      if (!slot.busy()) continue;
+      self.slot = slot;
+      self.request = slot.request();
+      Replay(self, slot);
+      slot.Free();
+      replayed_.fetch_add(1, std::memory_order_relaxed);
+    }
+    self.slot = inflight_->slot(0);
+    self.request = self.slot.request();
+    // After the replay, so that the kernel does not send those again.
+    if (recovering_ && options_.resend) AskToResend();
+    if (store_ahead_.has_value()) context_.store_ahead = &*store_ahead_;  // not before: it waits for other threads
+    if (recovering_ && on_initialized_) on_initialized_();
+  }
+
+  void Replay(ServingThread& self, InflightTable::Slot slot) {
+    if (slot.request_size() > slot.buffer().size()) {
+      Log(Severity::kError, "the in-flight table is damaged: a request of a dead process is lost");
+      return;
+    }
+    const fuse_in_header& header = HeaderOf(self.request);
+    // The mount is negotiated: this was answered.
+    if (recovering_ && header.opcode == FUSE_INIT) return;
+    if (absl::Span<const char> reply = slot.noted_reply(); !reply.empty()) {
+      // The work was done. ENOENT: the reply was written too.
+      if (write(fd_, reply.data(), reply.size()) < 0) return;
+    } else if (slot.CountAttempt() > kMostAttempts) {
+      Log(Severity::kError, absl::StrCat("gave up a request (operation ", header.opcode, " on node ", header.nodeid,
+                                         ") that ", kMostAttempts, " processes died with"));
+      Refuse(header, EIO);
+    } else {
+      Serve(self, slot.request_size());
+    }
+  }
+
+  void AskToResend() {
+    fuse_out_header notification = {sizeof(notification), kNotifyResend, 0};
+    if (write(fd_, &notification, sizeof(notification)) < 0) {
+      Log(Severity::kDebug, "this kernel does not send requests again");
+    }
+  }
+
+  // --- Serving
+
   void Serve(ServingThread& self, size_t size) {
-    char* request = self.request.data();
+    char* request = self.request;
     context_.requests.fetch_add(1, std::memory_order_relaxed);
     if (idle_.load(std::memory_order_relaxed) && idle_.exchange(false) && options_.on_busy) options_.on_busy();
     if (!IsWellFormed(request, size)) {
@@ -189,7 +282,15 @@ class FuseServer::Impl {
     const fuse_in_header& header = HeaderOf(request);
     // Nothing of this process may wait for this process.
     if (IsOwnThread(static_cast<pid_t>(header.pid)) && header.opcode != FUSE_INIT) return Refuse(header, EIO);
-    if (header.opcode == FUSE_INIT) SaveInitRequest(request, size);
+    if ((header.unique & kResentMark) != 0) resent_.fetch_add(1, std::memory_order_relaxed);
+    switch (header.opcode) {
+      case FUSE_INIT: negotiation_.OnRequest(request, size); break;
+      // Nothing waits so long that ending it early would pay. The kernel stops sending these after the first answer.
+      case FUSE_INTERRUPT: return Refuse(header, ENOSYS);
+      case FUSE_CREATE:
+      case FUSE_WRITE: writing_.store(context_.writable != nullptr, std::memory_order_relaxed); break;
+      default: break;
+    }
     TerminateStrings(request, size);
     fuse_buf buffer = {};
     buffer.mem = request;
@@ -205,14 +306,10 @@ class FuseServer::Impl {
     if (write(fd_, &reply, sizeof(reply)) < 0) return;
   }
 
-  void SaveInitRequest(const char* request, size_t size) {
-    absl::MutexLock lock(&mutex_);
-    if (init_.request.empty()) init_.request.assign(request, size);
-  }
-
-  // Every reply and notification goes through here.
+  // Every reply and notification of libfuse goes through here.
   ssize_t Write(int fd, iovec* parts, int count) {
     if (!initialized_.load(std::memory_order_relaxed)) return WriteBeforeInit(fd, parts, count);
+    if (inflight_->shared()) NoteReply(parts, count);
     ssize_t written;
     do {
       written = writev(fd, parts, count);
@@ -220,37 +317,25 @@ class FuseServer::Impl {
     return written;
   }
 
+  void NoteReply(const iovec* parts, int count) {
+    ServingThread* self = ServingThread::Current();
+    if (self == nullptr) return;
+    const auto* header = static_cast<const fuse_out_header*>(parts[0].iov_base);
+    // Not a notification.
+    if (header->unique == HeaderOf(self->slot.request()).unique) self->slot.NoteReply(parts, count);
+  }
+
   ssize_t WriteBeforeInit(int fd, const iovec* parts, int count) {
     std::string reply;
     for (int i = 0; i < count; ++i) reply.append(static_cast<const char*>(parts[i].iov_base), parts[i].iov_len);
-    bool is_init = CompleteInitReply(&reply);
-    ssize_t written = write(fd, reply.data(), reply.size());
+    const bool is_init = negotiation_.CompleteReply(&reply);
+    ssize_t written = static_cast<ssize_t>(reply.size());
+    if (!recovering_) written = write(fd, reply.data(), reply.size());
     if (!is_init || written < 0) return written;
-    {
-      absl::MutexLock lock(&mutex_);
-      init_.reply = std::move(reply);
-    }
+    negotiation_.OnReplied(std::move(reply));
     initialized_.store(true, std::memory_order_relaxed);
-    if (on_initialized_) on_initialized_();
+    if (!recovering_ && on_initialized_) on_initialized_();
     return written;
-  }
-
-  // Whether this is the reply to INIT. libfuse 3.14 forgets to answer FUSE_PARALLEL_DIROPS, which is added here:
-  // without it the kernel lets only one look-up or reading at a time into a directory.
-  bool CompleteInitReply(std::string* reply) {
-    absl::MutexLock lock(&mutex_);
-    if (init_.request.empty() || reply->size() < sizeof(fuse_out_header) + FUSE_COMPAT_22_INIT_OUT_SIZE) return false;
-    fuse_out_header header;
-    memcpy(&header, reply->data(), sizeof(header));
-    if (header.error != 0 || header.unique != HeaderOf(init_.request.data()).unique) return false;
-    fuse_init_in asked;
-    memcpy(&asked, init_.request.data() + sizeof(fuse_in_header), offsetof(fuse_init_in, flags2));
-    char* flags_at = reply->data() + sizeof(header) + offsetof(fuse_init_out, flags);
-    uint32_t flags;
-    memcpy(&flags, flags_at, sizeof(flags));
-    flags |= asked.flags & FUSE_PARALLEL_DIROPS;
-    memcpy(flags_at, &flags, sizeof(flags));
-    return true;
   }
 
   int StoreFile(NodeId node, absl::Span<const char> content) {
@@ -261,7 +346,8 @@ class FuseServer::Impl {
 
   // On each serving thread, once after it had nothing to do for a while; `all`: nobody has.
   void OnIdle(bool all) {
-    ServingThread::Current()->request.Discard();
+    writing_.store(false, std::memory_order_relaxed);
+    ServingThread::Current()->slot.Trim();
     ServingThread::Current()->reply.Discard();
     if (!all) return;
     if (store_ahead_.has_value()) store_ahead_->Trim();
@@ -276,7 +362,10 @@ class FuseServer::Impl {
   const FuseServerOptions options_;
   Context context_{this};
   RequestSource source_;
+  InitNegotiation negotiation_;
+  std::unique_ptr<InflightTable> inflight_;
   std::optional<StoreAhead> store_ahead_;
+  std::optional<Invalidator> invalidator_;
   fuse_session* session_ = nullptr;
   int fd_ = -1;  // the session's
 
@@ -286,18 +375,27 @@ class FuseServer::Impl {
   std::atomic<int> running_{0};
   std::atomic<bool> initialized_{false};
   std::atomic<bool> idle_{true};
-
-  mutable absl::Mutex mutex_;
-  InitExchange init_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<bool> writing_{false};  // large requests may come
+  std::atomic<uint64_t> replayed_{0};
+  std::atomic<uint64_t> resent_{0};
+  bool recovering_ = false;  // set before threads start
+  absl::Notification recovered_;
 };
 
 FuseServer::FuseServer(FileTree* tree, FuseServerOptions options)
-    : impl_(std::make_unique<Impl>(tree, std::move(options))) {}
+    : impl_(std::make_unique<Impl>(tree, nullptr, std::move(options))) {}
+FuseServer::FuseServer(WritableTree* tree, FuseServerOptions options)
+    : impl_(std::make_unique<Impl>(tree, tree, std::move(options))) {}
 FuseServer::~FuseServer() = default;
+
+absl::Status FuseServer::Start(UniqueFd fuse_fd, Recovery recovery, std::function<void()> on_initialized,
+                               std::function<void(absl::Status)> on_end) {
+  return impl_->Start(std::move(fuse_fd), std::move(recovery), std::move(on_initialized), std::move(on_end));
+}
 
 absl::Status FuseServer::Start(UniqueFd fuse_fd, std::function<void()> on_initialized,
                                std::function<void(absl::Status)> on_end) {
-  return impl_->Start(std::move(fuse_fd), std::move(on_initialized), std::move(on_end));
+  return impl_->Start(std::move(fuse_fd), {}, std::move(on_initialized), std::move(on_end));
 }
 
 void FuseServer::Stop() { impl_->Stop(); }

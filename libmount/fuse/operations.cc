@@ -7,18 +7,15 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "libmount/fuse/fuse_server.h"
+#include "libmount/fuse/handler.h"
 
 namespace libmount {
 namespace {
-
-// The kernel may keep what it was told for as long as it likes: the image does not change under a read-only mount.
-constexpr double kForever = std::numeric_limits<double>::max();
 
 // Parallel requests of one mount that the kernel sends before it makes readers wait. The default of 12 would limit
 // read-ahead of several readers to about as many 1 MiB requests.
@@ -32,45 +29,18 @@ constexpr size_t kMaxNameBytes = 1024;
 constexpr uint64_t kCookieAfterDot = 1;
 constexpr uint64_t kCookieAfterDotDot = 2;
 
-ServingContext& ContextOf(fuse_req_t request) { return *static_cast<ServingContext*>(fuse_req_userdata(request)); }
-
 FileTree& TreeOf(fuse_req_t request) { return *ContextOf(request).tree; }
-
-void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) { counter.fetch_add(n, std::memory_order_relaxed); }
-
-// Before work that may decode, read the disk or wait: lets another thread receive.
-void BeginLongWork(fuse_req_t request) { ContextOf(request).source->PassTurn(&ServingThread::Current()->turn); }
-
-struct stat ToStat(const NodeAttributes& attributes) {
-  struct stat st = {};
-  st.st_ino = attributes.node;
-  st.st_mode = attributes.mode;
-  st.st_nlink = attributes.link_count;
-  st.st_uid = attributes.uid;
-  st.st_gid = attributes.gid;
-  st.st_rdev = attributes.device;
-  st.st_size = static_cast<off_t>(attributes.size);
-  st.st_blocks = static_cast<blkcnt_t>((attributes.allocated + 511) / 512);
-  st.st_atim = attributes.access_time;
-  st.st_mtim = attributes.modification_time;
-  st.st_ctim = attributes.change_time;
-  return st;
-}
-
-fuse_entry_param ToEntry(const NodeAttributes& attributes) {
-  fuse_entry_param entry = {};
-  entry.ino = attributes.node;
-  entry.attr = ToStat(attributes);
-  entry.attr_timeout = kForever;
-  entry.entry_timeout = kForever;
-  return entry;
-}
 
 void Init(void* user_data, fuse_conn_info* connection) {
   const auto& context = *static_cast<ServingContext*>(user_data);
-  const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_ASYNC_DIO |
-                          FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT;
+  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_ASYNC_DIO;
+  // Read-write: a link to an absolute Windows path is shown relative to where it lies, and that may change.
+  if (context.writable == nullptr) {
+    wanted |= FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT;
+  }
   // Exactly these: libfuse's defaults would bring READDIRPLUS_AUTO (28,900 look-ups more in a walk of 100,000 entries).
+  // No ATOMIC_O_TRUNC: the kernel then truncates by SETATTR, with all that belongs to it (times, set-user-ID bits). No
+  // WRITEBACK_CACHE: README.md says why.
   connection->want = connection->capable & wanted;
   connection->max_write = kFuseMaxRead;  // the kernel derives the pages of a READ from it too
   connection->max_read = kFuseMaxRead;
@@ -82,12 +52,14 @@ void Init(void* user_data, fuse_conn_info* connection) {
 }
 
 void Lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  Count(ContextOf(request).lookups);
-  ErrnoOr<LookupResult> found = TreeOf(request).Lookup(parent, name);
+  ServingContext& context = ContextOf(request);
+  Count(context.lookups);
+  ErrnoOr<LookupResult> found = context.tree->Lookup(parent, name);
   if (found.ok()) {
-    fuse_entry_param entry = ToEntry(found->attributes);
+    context.type_changes.Told(found->attributes.node);
+    fuse_entry_param entry = ToEntry(context, found->attributes, found->exact);
     fuse_reply_entry(request, &entry);
-  } else if (found.error() == ENOENT) {
+  } else if (found.error() == ENOENT && context.writable == nullptr) {
     fuse_entry_param none = {};  // node 0: the kernel remembers that there is no such name
     none.entry_timeout = kForever;
     fuse_reply_entry(request, &none);
@@ -97,13 +69,16 @@ void Lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
 }
 
 void GetAttr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
-  ErrnoOr<NodeAttributes> attributes = TreeOf(request).GetAttributes(node);
+  ServingContext& context = ContextOf(request);
+  ErrnoOr<NodeAttributes> attributes = context.tree->GetAttributes(node);
   if (!attributes.ok()) {
-    fuse_reply_err(request, attributes.error());
-    return;
+    fuse_reply_err(request, NodeError(context, attributes.error()));
+  } else if (context.type_changes.Contains(node)) {
+    fuse_reply_err(request, ESTALE);
+  } else {
+    struct stat st = ToStat(*attributes);
+    fuse_reply_attr(request, &st, AttributeLifetime(context, *attributes));
   }
-  struct stat st = ToStat(*attributes);
-  fuse_reply_attr(request, &st, kForever);
 }
 
 void ReadLink(fuse_req_t request, fuse_ino_t node) {
@@ -207,7 +182,8 @@ void ReadDirectory(fuse_req_t request, fuse_ino_t node, size_t size, off_t offse
   int error = 0;
   if (fits) {
     error = context.tree->ReadDirectory(node, cookie - kCookieAfterDotDot, [&](const DirectoryEntry& entry) {
-      return reply.Add(entry.name, ToEntry(entry.attributes), entry.next_cookie + kCookieAfterDotDot);
+      return reply.Add(entry.name, ToEntry(context, entry.attributes, /*exact=*/true),
+                       entry.next_cookie + kCookieAfterDotDot);
     });
   }
   if (error != 0) {
@@ -228,13 +204,6 @@ void ReadDirPlus(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
 void StatFs(fuse_req_t request, fuse_ino_t) {
   struct statvfs stats = TreeOf(request).FileSystemStats();
   fuse_reply_statfs(request, &stats);
-}
-
-// Asked of every file by ls and cp, and never there: file capabilities and labels of another system's image would not
-// be honoured on a nosuid mount anyway.
-bool IsNeverPresent(std::string_view name) {
-  return name == "security.capability" || name == "security.selinux" || name == "system.posix_acl_access" ||
-         name == "system.posix_acl_default";
 }
 
 // Replies with a value, or with its size where that was asked for.
@@ -258,14 +227,14 @@ void GetXattr(fuse_req_t request, fuse_ino_t node, const char* name, size_t size
   if (value.ok()) {
     ReplySized(request, *value, size);
   } else {
-    fuse_reply_err(request, value.error());
+    fuse_reply_err(request, NodeError(ContextOf(request), value.error()));
   }
 }
 
 void ListXattr(fuse_req_t request, fuse_ino_t node, size_t size) {
   ErrnoOr<std::vector<std::string>> names = TreeOf(request).ListXattrs(node);
   if (!names.ok()) {
-    fuse_reply_err(request, names.error());
+    fuse_reply_err(request, NodeError(ContextOf(request), names.error()));
     return;
   }
   std::string list;

@@ -67,6 +67,14 @@ bool CountedPayloadFits(const fuse_in_header& header, const char* payload, size_
     const auto* write = reinterpret_cast<const fuse_write_in*>(payload);
     return write->size <= size - sizeof(*write);
   }
+  if (header.opcode == FUSE_SETXATTR) {
+    // A name, its terminator, and a value of the length that the fixed part says.
+    uint32_t value_size;
+    memcpy(&value_size, payload, sizeof(value_size));
+    const size_t rest = size - FUSE_COMPAT_SETXATTR_IN_SIZE;
+    const size_t name = strnlen(payload + FUSE_COMPAT_SETXATTR_IN_SIZE, rest);
+    return name < rest && value_size <= rest - name - 1;
+  }
   return true;
 }
 
@@ -87,7 +95,6 @@ bool WantsReply(const fuse_in_header& header) {
   switch (header.opcode) {
     case FUSE_FORGET:
     case FUSE_BATCH_FORGET:
-    case FUSE_INTERRUPT:
     case FUSE_NOTIFY_REPLY:
     case FUSE_DESTROY: return false;
     default: return true;

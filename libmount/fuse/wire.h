@@ -13,6 +13,7 @@
 #include <linux/fuse.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace libmount {
 
@@ -29,7 +30,13 @@ void TerminateStrings(char* request, size_t size);
 // The header of a request. REQUIRES: IsWellFormed.
 inline const fuse_in_header& HeaderOf(const char* request) { return *reinterpret_cast<const fuse_in_header*>(request); }
 
-// Whether the kernel waits for a reply to this operation.
+// The kernel marks the number of a request that it sends again, after a process died with it.
+inline constexpr uint64_t kResentMark = uint64_t{1} << 63;
+
+// The number under which a request was sent first.
+inline uint64_t OriginalUnique(const fuse_in_header& header) { return header.unique & ~kResentMark; }
+
+// Whether this operation can be answered. (INTERRUPT can, with ENOSYS; an answer is not waited for.)
 bool WantsReply(const fuse_in_header& header);
 
 }  // namespace libmount

@@ -39,6 +39,7 @@ inline constexpr NodeId kRootNode = 1;
 // A node's attributes, in the terms of stat(2).
 struct NodeAttributes {
   NodeId node = 0;   // also st_ino
+  NodeId stream_of = 0;  // for a named data stream: the file it belongs to, whose user.* attribute has the same bytes
   uint32_t mode = 0;  // type and permission bits
   uint32_t link_count = 1;
   uint32_t uid = 0;
