@@ -23,10 +23,14 @@ namespace {
 // bounds itself.
 constexpr int kAnswerSeconds = 30;
 constexpr int kImageInfoSeconds = 300;
+// Cleaning up may have gigabytes of staged edits to delete.
+constexpr int kCleanupSeconds = 300;
 // How long a cancelled operation may take to show its first snapshot (without it there is no id to cancel), and then to
 // end. Only a service that hangs reaches them; the stream is then cut, which cancels a mount as well.
 constexpr auto kFirstSnapshotPatience = std::chrono::seconds(5);
 constexpr auto kCancelPatience = std::chrono::seconds(30);
+// A commit past its point of no return still has a sync to wait for, on whatever disk that is.
+constexpr auto kCommitCancelPatience = std::chrono::minutes(10);
 constexpr int kMaxMessageBytes = 64 << 20;
 
 // Blocks all signals in this scope: threads that gRPC starts in it inherit the mask, and the program's signal handlers
@@ -174,7 +178,8 @@ void SendCancel(v1::Dismd::Stub* stub, std::shared_ptr<void> connection, const s
 }  // namespace
 
 template <typename Response, typename StartCall>
-CallStatus Service::RunOperation(const OperationOptions& options, StartCall start_call, v1::Operation* outcome) {
+CallStatus Service::RunOperation(const OperationOptions& options, Abandoned abandoned, StartCall start_call,
+                                 v1::Operation* outcome) {
   if (options.cancel != nullptr && options.cancel->Take()) return CancelledStatus("cancelled before it was begun");
   CallStatus status;
   std::shared_ptr<Connection> connection = Connect(&status);
@@ -212,11 +217,17 @@ CallStatus Service::RunOperation(const OperationOptions& options, StartCall star
     if (cancel_wanted && !cancel_sent && !end && !outcome->operation_id().empty()) {
       SendCancel(connection->stub.get(), connection, outcome->operation_id());
       cancel_sent = true;
-      deadline = Wake::Clock::now() + kCancelPatience;
+      deadline = Wake::Clock::now();
+      *deadline += abandoned == Abandoned::kIsCancelled ? kCancelPatience : kCommitCancelPatience;
     }
   }
-  if (given_up) {
+  if (given_up && abandoned == Abandoned::kIsCancelled) {
     return CancelledStatus("cancelled, but the service did not say in time that it is done; see dismctl list");
+  }
+  if (given_up) {
+    return CallStatus(Code::kDeadlineExceeded, v1::REASON_UNSPECIFIED,
+                      "the service was asked to cancel operation " + outcome->operation_id() +
+                          " and did not say in time what became of it; it may still go on: see dismctl list");
   }
   if (!end->ok()) {
     status = connection->Translate(*end);
@@ -256,7 +267,7 @@ CallStatus Service::RunUnary(CancelSource* cancel, int deadline_seconds, StartCa
 CallStatus Service::MountImage(const v1::MountImageRequest& request, const OperationOptions& options,
                                v1::Operation* outcome) {
   return RunOperation<v1::MountImageResponse>(
-      options,
+      options, Abandoned::kIsCancelled,
       [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->MountImage(stream->context(), &request, stream); },
       outcome);
 }
@@ -264,8 +275,24 @@ CallStatus Service::MountImage(const v1::MountImageRequest& request, const Opera
 CallStatus Service::UnmountImage(const v1::UnmountImageRequest& request, const OperationOptions& options,
                                  v1::Operation* outcome) {
   return RunOperation<v1::UnmountImageResponse>(
-      options,
+      options, request.changes() == v1::CHANGES_COMMIT ? Abandoned::kOutcomeUnknown : Abandoned::kIsCancelled,
       [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->UnmountImage(stream->context(), &request, stream); },
+      outcome);
+}
+
+CallStatus Service::CommitImage(const v1::CommitImageRequest& request, const OperationOptions& options,
+                                v1::Operation* outcome) {
+  return RunOperation<v1::CommitImageResponse>(
+      options, Abandoned::kOutcomeUnknown,
+      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->CommitImage(stream->context(), &request, stream); },
+      outcome);
+}
+
+CallStatus Service::RemountImage(const v1::RemountImageRequest& request, const OperationOptions& options,
+                                 v1::Operation* outcome) {
+  return RunOperation<v1::RemountImageResponse>(
+      options, Abandoned::kIsCancelled,
+      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->RemountImage(stream->context(), &request, stream); },
       outcome);
 }
 
@@ -289,10 +316,19 @@ CallStatus Service::ListMounts(CancelSource* cancel, v1::ListMountsResponse* res
       response);
 }
 
-CallStatus Service::CleanupMountpoints(CancelSource* cancel, v1::CleanupMountpointsResponse* response) {
-  const v1::CleanupMountpointsRequest request;
+CallStatus Service::GetMount(const v1::GetMountRequest& request, CancelSource* cancel, v1::GetMountResponse* response) {
   return RunUnary(
       cancel, kAnswerSeconds,
+      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::GetMountResponse* out) {
+        stub->async()->GetMount(call->context(), &request, out, call->Callback());
+      },
+      response);
+}
+
+CallStatus Service::CleanupMountpoints(const v1::CleanupMountpointsRequest& request, CancelSource* cancel,
+                                       v1::CleanupMountpointsResponse* response) {
+  return RunUnary(
+      cancel, kCleanupSeconds,
       [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::CleanupMountpointsResponse* out) {
         stub->async()->CleanupMountpoints(call->context(), &request, out, call->Callback());
       },

@@ -55,12 +55,18 @@ class Service {
   CallStatus MountImage(const v1::MountImageRequest& request, const OperationOptions& options, v1::Operation* outcome);
   CallStatus UnmountImage(const v1::UnmountImageRequest& request, const OperationOptions& options,
                           v1::Operation* outcome);
+  CallStatus CommitImage(const v1::CommitImageRequest& request, const OperationOptions& options,
+                         v1::Operation* outcome);
+  CallStatus RemountImage(const v1::RemountImageRequest& request, const OperationOptions& options,
+                          v1::Operation* outcome);
 
   // Questions. `cancel` may be null.
   CallStatus GetImageInfo(const v1::GetImageInfoRequest& request, CancelSource* cancel,
                           v1::GetImageInfoResponse* response);
   CallStatus ListMounts(CancelSource* cancel, v1::ListMountsResponse* response);
-  CallStatus CleanupMountpoints(CancelSource* cancel, v1::CleanupMountpointsResponse* response);
+  CallStatus GetMount(const v1::GetMountRequest& request, CancelSource* cancel, v1::GetMountResponse* response);
+  CallStatus CleanupMountpoints(const v1::CleanupMountpointsRequest& request, CancelSource* cancel,
+                                v1::CleanupMountpointsResponse* response);
   CallStatus GetServerInfo(CancelSource* cancel, v1::GetServerInfoResponse* response);
 
   // Calls `on_event` on the calling thread until it is cancelled (which counts as success) or the stream breaks.
@@ -72,8 +78,11 @@ class Service {
   // The connection to use: a new one when there is none, when the last attempt failed (gRPC would otherwise wait before
   // it tries again), or when the address or the process's user has changed. Null: `*status` says why.
   std::shared_ptr<Connection> Connect(CallStatus* status);
+  // What may be said of an operation that did not end in time after it was cancelled.
+  enum class Abandoned { kIsCancelled, kOutcomeUnknown };
   template <typename Response, typename StartCall>
-  CallStatus RunOperation(const OperationOptions& options, StartCall start_call, v1::Operation* outcome);
+  CallStatus RunOperation(const OperationOptions& options, Abandoned abandoned, StartCall start_call,
+                          v1::Operation* outcome);
   template <typename Response, typename StartCall>
   CallStatus RunUnary(CancelSource* cancel, int deadline_seconds, StartCall start_call, Response* response);
 

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The exported functions: arguments in, one call of the service, results out. DismAPI.h is their manual.
-
-#include <stdio.h>
+// The exported functions: arguments in, one call of the service, results out. DismAPI.h is their manual. Those for
+// sessions, commits and what is left of mounts are in dismapi_sessions.cc.
 
 #include <optional>
 
-#include "client/common/paths.h"
 #include "client/common/unicode.h"
+#include "client/dismapi/arguments.h"
 #include "client/dismapi/event.h"
 #include "client/dismapi/hresult.h"
 #include "client/dismapi/library.h"
@@ -20,27 +19,6 @@ namespace {
 
 constexpr DWORD kMountFlags =
     DISM_MOUNT_READONLY | DISM_MOUNT_OPTIMIZE | DISM_MOUNT_CHECK_INTEGRITY | DISM_MOUNT_SUPPORT_EA;
-constexpr DWORD kCommitBits = DISM_COMMIT_GENERATE_INTEGRITY | DISM_COMMIT_APPEND | DISM_COMMIT_SUPPORT_EA;
-
-CallStatus InvalidFlags(std::string message) {
-  return CallStatus(Code::kInvalidArgument, v1::INVALID_FLAGS, std::move(message));
-}
-
-std::string Hex(DWORD value) {
-  char text[16];
-  snprintf(text, sizeof(text), "0x%08X", value);
-  return text;
-}
-
-// `what`: "image path", for the message.
-CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
-  if (wide == nullptr) return InvalidPath(std::string("the ") + what + " is NULL");
-  std::optional<std::string> path = WideToUtf8(wide);
-  if (!path) return InvalidPath(std::string("the ") + what + " holds a value that is no Unicode character");
-  CallStatus status = TranslatePath(*path, absolute);
-  if (status.ok()) return status;
-  return CallStatus(status.code(), status.reason(), std::string(what) + ": " + status.message());
-}
 
 // The image that index, name and identifier pick. A NULL name goes as an empty one: the service says that no image has
 // it when it comes to that row of the contract.
@@ -59,20 +37,6 @@ HRESULT ReadImage(UINT index, PCWSTR name, DismImageIdentifier identifier, v1::M
   return Fail(E_INVALIDARG, "ImageIdentifier is neither DismImageIndex nor DismImageName");
 }
 
-// Fills in what both operations share. False: `*result` is the failure.
-bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result) {
-  if (handle == nullptr) return true;
-  *event = FindEvent(handle);
-  if (*event != nullptr) return true;
-  *result = Fail(E_HANDLE, "CancelEvent is no open handle of CreateEventW");
-  return false;
-}
-
-// A call whose event is signalled already is cancelled before its arguments are looked at.
-HRESULT FailCancelledEarly() {
-  return Fail(CancelledStatus("cancelled: the cancel event was signalled before the call"));
-}
-
 HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name, DismImageIdentifier identifier,
                    DWORD flags, HANDLE cancel_event, DISM_PROGRESS_CALLBACK callback, PVOID user_data) {
   std::shared_ptr<Service> service = Library::Instance().service();
@@ -86,6 +50,9 @@ HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name
   CallStatus status = ReadPath(image_path, "image path", request.mutable_image_path());
   if (status.ok()) status = ReadPath(mount_path, "mount path", request.mutable_mount_path());
   if (!status.ok()) return Fail(status);
+  if (Library::Instance().sessions().OpenOn(request.mount_path())) {
+    return FailOpenSession(DISMAPI_E_OPEN_HANDLES_UNABLE_TO_MOUNT_IMAGE_PATH, request.mount_path());
+  }
   if (FAILED(result = ReadImage(index, name, identifier, &request))) return result;
   request.set_read_only((flags & DISM_MOUNT_READONLY) != 0);
   request.set_check_integrity((flags & DISM_MOUNT_CHECK_INTEGRITY) != 0);
@@ -120,11 +87,11 @@ HRESULT UnmountImage(PCWSTR mount_path, DWORD flags, HANDLE cancel_event, DISM_P
   if (discard && (flags & kCommitBits) != 0) {
     return Fail(InvalidFlags("DISM_DISCARD_IMAGE does not go with commit flags (" + Hex(flags & kCommitBits) + ")"));
   }
-  request.set_changes(discard ? v1::CHANGES_DISCARD : v1::CHANGES_COMMIT);
-  if (!discard) {
-    request.mutable_commit()->set_generate_integrity((flags & DISM_COMMIT_GENERATE_INTEGRITY) != 0);
-    request.mutable_commit()->set_append((flags & DISM_COMMIT_APPEND) != 0);
+  if (Library::Instance().sessions().OpenOn(request.mount_path())) {
+    return FailOpenSession(DISMAPI_E_OPEN_HANDLES_UNABLE_TO_UNMOUNT_IMAGE_PATH, request.mount_path());
   }
+  request.set_changes(discard ? v1::CHANGES_DISCARD : v1::CHANGES_COMMIT);
+  if (!discard) ReadCommitBits(flags, request.mutable_commit());
 
   ProgressReporter progress(callback, user_data);
   OperationOptions options;

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "client/common/service.h"
 #include "client/dismapi/include/DismAPI.h"
+#include "client/dismapi/sessions.h"
 
 namespace dismd {
 
@@ -25,12 +26,18 @@ class Library {
 
   // S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
   HRESULT Initialize();
-  // S_OK or DISMAPI_E_DISMAPI_NOT_INITIALIZED. Running calls keep the connection until they end.
+  // S_OK, DISMAPI_E_DISMAPI_NOT_INITIALIZED or DISMAPI_E_OPEN_SESSION_HANDLES. Running calls keep the connection until
+  // they end.
   HRESULT Shutdown();
   // Null before Initialize and after Shutdown.
   std::shared_ptr<Service> service();
 
+  // DISM_SESSION_DEFAULT when the library was shut down meanwhile: there are no sessions of a library at rest.
+  DismSession AddSession(Session session);
+  Sessions& sessions() { return sessions_; }
+
  private:
+  Sessions sessions_;
   absl::Mutex mutex_;
   std::shared_ptr<Service> service_ ABSL_GUARDED_BY(mutex_);
 };

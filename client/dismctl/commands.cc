@@ -33,6 +33,8 @@ class Runner {
     switch (options_.command) {
       case Command::kMount: return Mount();
       case Command::kUnmount: return Unmount();
+      case Command::kCommit: return Commit();
+      case Command::kRemount: return Remount();
       case Command::kList: return List();
       case Command::kInfo: return Info();
       case Command::kWatch: return Watch();
@@ -47,6 +49,8 @@ class Runner {
  private:
   int Mount();
   int Unmount();
+  int Commit();
+  int Remount();
   int List();
   int Info();
   int Watch();
@@ -58,6 +62,16 @@ class Runner {
   // What to do next in terms of this program; empty where the message says it all.
   std::string HintFor(const CallStatus& status) const;
   OperationOptions WithProgress(ProgressView* view);
+  // Runs an operation with its progress shown.
+  template <typename Request>
+  CallStatus Operate(CallStatus (Service::*method)(const Request&, const OperationOptions&, v1::Operation*),
+                     const Request& request, v1::Operation* outcome) {
+    ProgressView view(isatty(STDERR_FILENO) != 0);
+    return (service_.*method)(request, WithProgress(&view), outcome);
+  }
+  void ReadCommitOptions(v1::CommitOptions* commit) const;
+  // {"event":EVENT,"mount":MOUNT}
+  static void PrintMountEvent(const char* event, const v1::Mount& mount);
 
   const Options& options_;
   const std::string program_;
@@ -65,17 +79,45 @@ class Runner {
   Interrupt interrupt_;
 };
 
+// "image 1 (Name) of /images/a.wim"
+std::string ImageOf(const v1::Mount& mount) {
+  return "image " + std::to_string(mount.image_index()) +
+         (mount.image_name().empty() ? "" : " (" + Printable(mount.image_name()) + ")") + " of " +
+         Printable(mount.image_path());
+}
+
+// " in 0.12 s"
+std::string InSeconds(std::chrono::steady_clock::time_point start) {
+  char text[32];
+  snprintf(text, sizeof(text), " in %.2f s",
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return text;
+}
+
 std::string Runner::HintFor(const CallStatus& status) const {
   switch (status.reason()) {
     case v1::NOT_IMPLEMENTED:
+    case v1::IMAGE_READ_ONLY:
+    case v1::SPLIT_IMAGE:
+    case v1::SOLID_IMAGE:
       if (options_.command == Command::kMount && !options_.read_only) return "mount it with --read-only";
       return "";
+    case v1::NEEDS_REMOUNT: {
+      const std::string what = options_.command == Command::kCleanup ? "; cleanup --force throws its edits away"
+                                                                     : "; unmount --discard throws its edits away";
+      return "bring it back with " + program_ + " remount " + options_.directory + what;
+    }
+    case v1::MOUNT_BUSY:
+      if (options_.command == Command::kCleanup) return "it is mounted and well; --force removes it all the same";
+      return "";
+    case v1::MOUNT_INVALID: return "free what is left of it with " + program_ + " cleanup";
     case v1::INVALID_FLAGS:
       if (options_.command == Command::kUnmount && !options_.discard && !options_.commit) {
         return "choose --commit or --discard for the changes of this mount";
       }
       return "";
-    case v1::MOUNT_READ_ONLY: return "unmount it without --commit";
+    case v1::MOUNT_READ_ONLY:
+      return options_.command == Command::kUnmount ? "unmount it without --commit" : "it has nothing to commit";
     case v1::INVALID_IMAGE_INDEX:
     case v1::INVALID_IMAGE_NAME: return "see " + program_ + " info " + options_.image + " for the images in the file";
     case v1::NOT_MOUNTED: return "see " + program_ + " list for your mounts";
@@ -139,30 +181,34 @@ int Runner::Mount() {
   request.set_read_only(options_.read_only);
   request.set_check_integrity(options_.check_integrity);
   request.set_allow_other(options_.allow_other);
+  request.set_unix_data(options_.unix_data);
 
   const auto start = std::chrono::steady_clock::now();
   v1::Operation outcome;
-  {
-    ProgressView view(isatty(STDERR_FILENO) != 0);
-    status = service_.MountImage(request, WithProgress(&view), &outcome);
-  }
+  status = Operate(&Service::MountImage, request, &outcome);
   if (!status.ok()) return Fail(status);
   const v1::Mount& mount = outcome.mount();
   if (options_.json) {
-    JsonWriter json;
-    json.Begin('{').String("event", "mounted").Begin("mount", '{');
-    WriteMount(mount, &json);
-    PrintLine(json.End('}').End('}'));
-    return kDone;
+    PrintMountEvent("mounted", mount);
+  } else {
+    PrintLine("Mounted " + ImageOf(mount) + " at " + Printable(mount.mount_path()) +
+              (mount.read_only() ? " read-only" : " read-write") + InSeconds(start));
   }
-  char seconds[32];
-  snprintf(seconds, sizeof(seconds), "%.2f",
-           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  PrintLine("Mounted image " + std::to_string(mount.image_index()) +
-            (mount.image_name().empty() ? "" : " (" + Printable(mount.image_name()) + ")") + " of " +
-            Printable(mount.image_path()) + " at " + Printable(mount.mount_path()) +
-            (mount.read_only() ? " read-only" : " read-write") + " in " + seconds + " s");
   return kDone;
+}
+
+void Runner::ReadCommitOptions(v1::CommitOptions* commit) const {
+  commit->set_append(options_.append);
+  commit->set_generate_integrity(options_.check_integrity);
+  commit->set_rebuild(options_.rebuild);
+  commit->set_recompress(options_.recompress);
+}
+
+void Runner::PrintMountEvent(const char* event, const v1::Mount& mount) {
+  JsonWriter json;
+  json.Begin('{').String("event", event).Begin("mount", '{');
+  WriteMount(mount, &json);
+  PrintLine(json.End('}').End('}'));
 }
 
 int Runner::Unmount() {
@@ -171,18 +217,60 @@ int Runner::Unmount() {
   if (!status.ok()) return Fail(status);
   // Left open when neither is given: a read-only mount has no changes, and for a read-write one the service asks.
   if (options_.discard) request.set_changes(v1::CHANGES_DISCARD);
-  if (options_.commit) request.set_changes(v1::CHANGES_COMMIT);
-  v1::Operation outcome;
-  {
-    ProgressView view(isatty(STDERR_FILENO) != 0);
-    status = service_.UnmountImage(request, WithProgress(&view), &outcome);
+  if (options_.commit) {
+    request.set_changes(v1::CHANGES_COMMIT);
+    ReadCommitOptions(request.mutable_commit());
   }
+  const auto start = std::chrono::steady_clock::now();
+  v1::Operation outcome;
+  status = Operate(&Service::UnmountImage, request, &outcome);
   if (!status.ok()) return Fail(status);
   if (options_.json) {
     JsonWriter json;
-    PrintLine(json.Begin('{').String("event", "unmounted").String("mount_path", request.mount_path()).End('}'));
+    json.Begin('{').String("event", "unmounted").String("mount_path", request.mount_path());
+    if (options_.commit) json.Number("image_index", outcome.mount().image_index());
+    PrintLine(json.End('}'));
+  } else if (options_.commit) {
+    PrintLine("Committed " + ImageOf(outcome.mount()) + " and unmounted " + Printable(request.mount_path()) +
+              InSeconds(start));
   } else {
     PrintLine("Unmounted " + Printable(request.mount_path()));
+  }
+  return kDone;
+}
+
+int Runner::Commit() {
+  v1::CommitImageRequest request;
+  CallStatus status = TranslatePath(options_.directory, request.mutable_mount_path());
+  if (!status.ok()) return Fail(status);
+  ReadCommitOptions(request.mutable_options());
+  const auto start = std::chrono::steady_clock::now();
+  v1::Operation outcome;
+  status = Operate(&Service::CommitImage, request, &outcome);
+  if (!status.ok()) return Fail(status);
+  if (options_.json) {
+    PrintMountEvent("committed", outcome.mount());
+  } else {
+    PrintLine("Committed " + Printable(outcome.mount().mount_path()) + " to " + ImageOf(outcome.mount()) +
+              InSeconds(start));
+  }
+  return kDone;
+}
+
+int Runner::Remount() {
+  v1::RemountImageRequest request;
+  CallStatus status = TranslatePath(options_.directory, request.mutable_mount_path());
+  if (!status.ok()) return Fail(status);
+  const auto start = std::chrono::steady_clock::now();
+  v1::Operation outcome;
+  status = Operate(&Service::RemountImage, request, &outcome);
+  if (!status.ok()) return Fail(status);
+  const v1::Mount& mount = outcome.mount();
+  if (options_.json) {
+    PrintMountEvent("remounted", mount);
+  } else {
+    PrintLine("Remounted " + ImageOf(mount) + " at " + Printable(mount.mount_path()) + InSeconds(start));
+    if (mount.has_changes()) PrintLine("Kept: " + ChangesText(mount));
   }
   return kDone;
 }
@@ -258,8 +346,12 @@ int Runner::Watch() {
 }
 
 int Runner::Cleanup() {
+  v1::CleanupMountpointsRequest request;
+  CallStatus status;
+  if (!options_.directory.empty()) status = TranslatePath(options_.directory, request.mutable_mount_path());
+  request.set_force(options_.force);
   v1::CleanupMountpointsResponse response;
-  CallStatus status = service_.CleanupMountpoints(&interrupt_, &response);
+  if (status.ok()) status = service_.CleanupMountpoints(request, &interrupt_, &response);
   if (!status.ok()) return Fail(status);
   if (options_.json) {
     JsonWriter json;
@@ -272,7 +364,10 @@ int Runner::Cleanup() {
     PrintLine(json.End(']').End('}'));
     return kDone;
   }
-  for (const v1::Mount& mount : response.removed()) PrintLine("Removed " + Printable(mount.mount_path()));
+  for (const v1::Mount& mount : response.removed()) {
+    PrintLine("Removed " + Printable(mount.mount_path()) +
+              (mount.has_changes() ? "; thrown away: " + ChangesText(mount) : ""));
+  }
   if (response.removed_size() == 0) PrintLine("There was nothing to clean up.");
   return kDone;
 }

@@ -111,6 +111,9 @@ const char* PhaseName(v1::Phase phase) {
     case v1::PHASE_MOUNTING: return "mounting";
     case v1::PHASE_UNMOUNTING: return "unmounting";
     case v1::PHASE_COMMITTING: return "committing";
+    case v1::PHASE_WAITING: return "waiting";
+    case v1::PHASE_REBUILDING: return "rebuilding";
+    case v1::PHASE_RECOVERING: return "recovering";
     default: return "starting";
   }
 }
@@ -144,6 +147,11 @@ std::string ArchitectureName(uint32_t architecture) {
   }
 }
 
+std::string ChangesText(const v1::Mount& mount) {
+  return Grouped(mount.changed_files()) + (mount.changed_files() == 1 ? " changed file (" : " changed files (") +
+         Grouped(mount.staged_bytes()) + " bytes staged)";
+}
+
 std::string MountTable(const v1::ListMountsResponse& response) {
   std::vector<std::vector<std::string>> rows = {{"MOUNT POINT", "IMAGE", "INDEX", "MODE", "STATUS", "OWNER"}};
   std::string notes;
@@ -154,6 +162,7 @@ std::string MountTable(const v1::ListMountsResponse& response) {
     if (!mount.status_message().empty()) {
       notes += Printable(mount.mount_path()) + ": " + Printable(mount.status_message()) + "\n";
     }
+    if (mount.has_changes()) notes += Printable(mount.mount_path()) + ": not committed: " + ChangesText(mount) + "\n";
     if (mount.damaged_file_count() > 0) {
       notes += Printable(mount.mount_path()) + ": damaged files: " + Grouped(mount.damaged_file_count()) + "\n";
     }
@@ -207,6 +216,10 @@ void WriteMount(const v1::Mount& mount, JsonWriter* json) {
       .String("status_message", mount.status_message())
       .Number("owner_uid", mount.owner_uid())
       .Bool("allow_other", mount.allow_other())
+      .Bool("unix_data", mount.unix_data())
+      .Bool("has_changes", mount.has_changes())
+      .Number("changed_files", mount.changed_files())
+      .Number("staged_bytes", mount.staged_bytes())
       .StringOrNull("mount_time", mount.has_mount_time() ? IsoTime(mount.mount_time().seconds()) : "")
       .Number("damaged_file_count", mount.damaged_file_count())
       .Begin("damaged_files", '[');

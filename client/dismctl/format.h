@@ -32,6 +32,9 @@ const char* StatusName(v1::MountStatus status);       // "needs_remount"
 const char* EventName(v1::MountEvent event);          // "added"
 std::string ArchitectureName(uint32_t architecture);  // "x64"
 
+// The edits that no commit has written yet: "12 changed files (3,456 bytes staged)".
+std::string ChangesText(const v1::Mount& mount);
+
 std::string MountTable(const v1::ListMountsResponse& response);
 std::string ImageText(const v1::ImageInfo& image);
 

@@ -15,12 +15,14 @@ Usage: %P [--address ADDRESS] [--json] COMMAND [ARGUMENTS]
        %P COMMAND --help
 
 Commands:
-  mount IMAGE DIR   mount an image at an empty directory of yours
-  unmount DIR       unmount it
+  mount IMAGE DIR   mount an image at an empty directory of yours, read-write unless --read-only
+  commit DIR        write the changes into the image; the mount stays
+  unmount DIR       unmount it, with --commit or --discard for the changes
+  remount DIR       bring back a mount that a restart of the machine or the service has ended, with its changes
   list              your mounts (root: everyone's)
   info IMAGE        what an image file holds
   watch             mounts as they come, change and go, until Ctrl-C
-  cleanup           free what is left of invalid mounts
+  cleanup [DIR]     free what is left of invalid mounts
   status            the service: version, limits, whom it takes you for
   help [COMMAND]    this text, or that of a command
 
@@ -40,22 +42,25 @@ Exit codes:
   1  failed; the message on stderr says why and what to do
   2  the command line makes no sense
   3  the service does not run, or went away
-  4  cancelled by Ctrl-C (SIGINT) or SIGTERM; nothing is left behind
+  4  cancelled by Ctrl-C (SIGINT) or SIGTERM; nothing is left behind, and a commit has changed nothing
 
 JSON (new fields may be added, existing ones keep their meaning):
   failures, of every command:
     {"event":"error","reason":"IMAGE_NOT_FOUND","message":TEXT}       reasons: dismd/v1/errors.proto, or "UNAVAILABLE"
-  mount, unmount, while they run:
+  mount, unmount, commit, remount, while they run:
     {"event":"progress","operation_id":ID,"phase":P,"current":N,"total":100,"bytes_done":N,"bytes_total":N}
-    phases: opening, checking_integrity, reading_metadata, mounting, unmounting, committing
-  mount, unmount, cleanup, when done:
-    {"event":"mounted","mount":MOUNT}  {"event":"unmounted","mount_path":PATH}  {"event":"cleaned","mounts":[MOUNT...]}
+    phases: opening, checking_integrity, reading_metadata, mounting, unmounting, committing, waiting (for another
+    commit of the file), rebuilding, recovering
+  mount, unmount, commit, remount, cleanup, when done:
+    {"event":"mounted"|"committed"|"remounted","mount":MOUNT}    {"event":"cleaned","mounts":[MOUNT...]}
+    {"event":"unmounted","mount_path":PATH}                      with --commit also "image_index":N
   list:   {"mounts":[MOUNT...]}
   info:   {"images":[IMAGE...]}
   watch:  {"event":"added"|"changed"|"removed","mount":MOUNT}, and {"event":"synced"} once all existing ones were listed
   status: {"version":TEXT,"rootless":BOOL,"caller_uid":N,"operation_retention_seconds":N,"limits":{...}}
   MOUNT:  mount_id, mount_path, image_path, image_type ("wim"|"vhd"), image_index, image_name, read_only,
-          status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, mount_time (ISO 8601, UTC),
+          status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, unix_data,
+          has_changes, changed_files, staged_bytes (edits that are not committed), mount_time (ISO 8601, UTC),
           damaged_file_count, damaged_files [{path, message}], worker_pid
   IMAGE:  image_type, image_index, image_name, image_description, image_size, architecture, product_name, edition_id,
           installation_type, hal, product_type, product_suite, major_version, minor_version, build,
@@ -66,28 +71,60 @@ JSON (new fields may be added, existing ones keep their meaning):
 constexpr char kMount[] = R"(Usage: %P mount IMAGE DIR [--index N | --name S] [--read-only] [OPTIONS]
 
 Mounts an image of the file IMAGE at DIR, an empty directory that belongs to you. You need to be able to read IMAGE, and
-no other privilege. Returns when the mount is there; Ctrl-C cancels, and waits until nothing is left.
+to write it unless the mount is --read-only; no other privilege. What is changed in DIR is kept beside, and reaches
+IMAGE only by %P commit, or unmount --commit. Returns when the mount is there; Ctrl-C cancels, and waits until nothing
+is left.
 
   -i, --index N       which image of the file, from 1 (default: 1)
   -n, --name S        which image, by its name; case does not count
-  -r, --read-only     without it the mount is read-write
+  -r, --read-only     without it the mount is read-write, as DISM's; split and solid files need it
   --check-integrity   compare the file with its integrity table first, if it has one
   --allow-other       let other users look inside, if the service's policy permits
+  --unix-data         keep mode and owner of new and changed files in the image, too (as wimlib does; for Windows they
+                      mean nothing), and allow devices, FIFOs and sockets; always on where the image has such data
   --address, --json   see %P --help
 
 Progress goes to stderr: a bar with rate and time left on a terminal, else a line for each phase. Exit codes: %P --help.
 )";
 
-constexpr char kUnmount[] = R"(Usage: %P unmount DIR [--discard | --commit] [OPTIONS]
+constexpr char kUnmount[] = R"(Usage: %P unmount DIR [--discard | --commit [COMMIT OPTIONS]] [OPTIONS]
 
-Unmounts what is mounted at DIR, which is an empty directory again afterwards. If files in it are in use, nothing
-happens, and the message names the processes.
+Unmounts what is mounted at DIR, which is an empty directory again afterwards. A read-write mount needs one of the two:
 
-  --discard           drop the changes of a read-write mount
-  --commit            write them into the image first
+  --discard           drop the changes
+  --commit            write them into the image first; with the options of %P commit: --append, --check-integrity,
+                      --rebuild, --recompress
   --address, --json   see %P --help
 
-A read-only mount needs neither. Exit codes: %P --help.
+If files in it are in use, it stays mounted, and the message names the processes; say the same again when they are
+closed: what was committed is not committed twice. A commit that fails, or is cancelled by Ctrl-C in time, changes
+nothing, and the mount stays. Returns when the image file is final on the disk. Exit codes: %P --help.
+)";
+
+constexpr char kCommit[] = R"(Usage: %P commit DIR [OPTIONS]
+
+Writes the changes of the read-write mount at DIR into its image. The mount stays, also for programs that work in it;
+what they change meanwhile is left for the next commit. Ctrl-C cancels; a commit that fails or was cancelled in time
+leaves the image file byte for byte as it was, and the changes where they are.
+
+  --append            store as a new image at the end of the file; the mount is of that one afterwards
+  --check-integrity   write an integrity table (one that is there is renewed in any case)
+  --rebuild           write the whole file anew, without the space that replaced data take; not while the file has other
+                      mounts, and with room for a second one beside it
+  --recompress=KIND   likewise, all compressed as xpress, lzx or lzms
+  --address, --json   see %P --help
+
+Exit codes: %P --help.
+)";
+
+constexpr char kRemount[] = R"(Usage: %P remount DIR [OPTIONS]
+
+Brings a mount back whose status is needs-remount (see %P list): one that was read-write when the machine or the service
+went down. Every change that had reached the disk is there again.
+
+  --address, --json   see %P --help
+
+To throw the changes away instead: %P unmount DIR --discard. Exit codes: %P --help.
 )";
 
 constexpr char kList[] = R"(Usage: %P list [--json]
@@ -95,7 +132,7 @@ constexpr char kList[] = R"(Usage: %P list [--json]
 Lists your mounts, in the order in which they were made. For root: everyone's.
 
 Columns: MOUNT POINT; IMAGE; INDEX in the file; MODE ro or rw; STATUS ok, needs-remount (edits are kept) or invalid (can
-only be unmounted; the reason is on the next line); OWNER, a user id.
+only be unmounted; the reason is on the next line); OWNER, a user id. Lines below tell what is not committed.
 )";
 
 constexpr char kInfo[] = R"(Usage: %P info IMAGE [--json]
@@ -108,10 +145,13 @@ constexpr char kWatch[] = R"(Usage: %P watch [--json]
 Shows your mounts, then every change as it happens (added, changed, removed), a line each, until Ctrl-C.
 )";
 
-constexpr char kCleanup[] = R"(Usage: %P cleanup [--json]
+constexpr char kCleanup[] = R"(Usage: %P cleanup [DIR [--force]] [--json]
 
-Frees what is left of your invalid mounts: image gone, directory replaced, serving process dead. Live mounts, and those
-that can be remounted, are never touched.
+Frees what is left of your invalid mounts (of that at DIR alone): image gone, directory replaced, serving process dead.
+Live mounts, and those that can be remounted, are never touched.
+
+  --force             remove the mount at DIR whatever its state, in use or not, and throw its changes away for good;
+                      the output says how much that was
 )";
 
 constexpr char kStatus[] = R"(Usage: %P status [--json]
@@ -123,8 +163,8 @@ Shows the service's version, how it runs, its limits, and the user id that it ta
 
 std::string HelpText(const std::string& program, const std::string& topic) {
   static const auto* topics = new std::map<std::string, const char*>{
-      {"mount", kMount}, {"unmount", kUnmount}, {"umount", kUnmount},  {"list", kList},
-      {"info", kInfo},   {"watch", kWatch},     {"cleanup", kCleanup}, {"status", kStatus},
+      {"mount", kMount}, {"unmount", kUnmount}, {"umount", kUnmount}, {"commit", kCommit},   {"remount", kRemount},
+      {"list", kList},   {"info", kInfo},       {"watch", kWatch},    {"cleanup", kCleanup}, {"status", kStatus},
   };
   auto found = topics->find(topic);
   std::string text = found == topics->end() ? kMain : found->second;

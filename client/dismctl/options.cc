@@ -21,8 +21,9 @@ struct OptionRule {
 struct CommandRule {
   const char* name;
   Command command;
-  // What the words after the command are, in order; all are needed.
+  // What the words after the command are, in order.
   std::vector<std::pair<const char*, std::string Options::*>> words;
+  bool words_needed = true;
 };
 
 const std::vector<CommandRule>& CommandRules() {
@@ -30,10 +31,12 @@ const std::vector<CommandRule>& CommandRules() {
       {"mount", Command::kMount, {{"IMAGE", &Options::image}, {"DIR", &Options::directory}}},
       {"unmount", Command::kUnmount, {{"DIR", &Options::directory}}},
       {"umount", Command::kUnmount, {{"DIR", &Options::directory}}},
+      {"commit", Command::kCommit, {{"DIR", &Options::directory}}},
+      {"remount", Command::kRemount, {{"DIR", &Options::directory}}},
       {"list", Command::kList, {}},
       {"info", Command::kInfo, {{"IMAGE", &Options::image}}},
       {"watch", Command::kWatch, {}},
-      {"cleanup", Command::kCleanup, {}},
+      {"cleanup", Command::kCleanup, {{"DIR", &Options::directory}}, /*words_needed=*/false},
       {"status", Command::kStatus, {}},
   };
   return *rules;
@@ -45,6 +48,13 @@ bool ParseIndex(const std::string& text, std::optional<uint32_t>* index) {
   if (error != std::errc() || end != text.data() + text.size()) return false;
   *index = value;
   return true;
+}
+
+bool ParseCompression(const std::string& text, v1::Compression* compression) {
+  if (text == "xpress") return *compression = v1::COMPRESSION_XPRESS, true;
+  if (text == "lzx") return *compression = v1::COMPRESSION_LZX, true;
+  if (text == "lzms") return *compression = v1::COMPRESSION_LZMS, true;
+  return false;
 }
 
 template <bool Options::*member>
@@ -68,10 +78,23 @@ const std::vector<OptionRule>& OptionRules() {
        {Command::kMount},
        [](Options* o, const std::string& value) { return (o->name = value, true); }},
       {"read-only", 'r', false, {Command::kMount}, SetFlag<&Options::read_only>},
-      {"check-integrity", 0, false, {Command::kMount}, SetFlag<&Options::check_integrity>},
+      {"check-integrity",
+       0,
+       false,
+       {Command::kMount, Command::kUnmount, Command::kCommit},
+       SetFlag<&Options::check_integrity>},
       {"allow-other", 0, false, {Command::kMount}, SetFlag<&Options::allow_other>},
+      {"unix-data", 0, false, {Command::kMount}, SetFlag<&Options::unix_data>},
       {"discard", 0, false, {Command::kUnmount}, SetFlag<&Options::discard>},
       {"commit", 0, false, {Command::kUnmount}, SetFlag<&Options::commit>},
+      {"append", 0, false, {Command::kUnmount, Command::kCommit}, SetFlag<&Options::append>},
+      {"rebuild", 0, false, {Command::kUnmount, Command::kCommit}, SetFlag<&Options::rebuild>},
+      {"recompress",
+       0,
+       true,
+       {Command::kUnmount, Command::kCommit},
+       [](Options* o, const std::string& value) { return ParseCompression(value, &o->recompress); }},
+      {"force", 0, false, {Command::kCleanup}, SetFlag<&Options::force>},
   };
   return *rules;
 }
@@ -165,12 +188,16 @@ class Parser {
   void CheckWhole() {
     if (command_ == nullptr) {
       error_ = "a command is missing";
-    } else if (words_ < command_->words.size()) {
+    } else if (command_->words_needed && words_ < command_->words.size()) {
       error_ = std::string(command_->name) + ": " + command_->words[words_].first + " is missing";
     } else if (options_->index && options_->name) {
       error_ = "--index and --name exclude each other";
     } else if (options_->commit && options_->discard) {
       error_ = "--commit and --discard exclude each other";
+    } else if (options_->command == Command::kUnmount && !options_->commit && HasCommitOptions()) {
+      error_ = "--append, --check-integrity, --rebuild and --recompress go with --commit";
+    } else if (options_->force && options_->directory.empty()) {
+      error_ = "--force takes one mount: DIR is missing";
     }
     // Options may stand before the command: only now it is known whether they go with it.
     for (const OptionRule* rule : used_) {
@@ -180,6 +207,10 @@ class Parser {
         error_ = std::string(command_->name) + " has no option --" + rule->name;
       }
     }
+  }
+
+  bool HasCommitOptions() const {
+    return options_->append || options_->check_integrity || options_->rebuild || options_->recompress != 0;
   }
 
   const std::vector<std::string>& arguments_;

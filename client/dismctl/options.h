@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "dismd/v1/dismd.pb.h"
+
 namespace dismd {
 
-enum class Command { kHelp, kVersion, kMount, kUnmount, kList, kInfo, kWatch, kCleanup, kStatus };
+enum class Command { kHelp, kVersion, kMount, kUnmount, kCommit, kRemount, kList, kInfo, kWatch, kCleanup, kStatus };
 
 struct Options {
   Command command = Command::kHelp;
@@ -23,14 +25,20 @@ struct Options {
   bool json = false;
 
   std::string image;      // mount, info
-  std::string directory;  // mount, unmount
+  std::string directory;  // mount, unmount, commit, remount; cleanup: may be empty
   std::optional<uint32_t> index;
   std::optional<std::string> name;
   bool read_only = false;
-  bool check_integrity = false;
+  bool check_integrity = false;  // mount: compare; commit: write the table
   bool allow_other = false;
+  bool unix_data = false;
   bool discard = false;
   bool commit = false;
+  // Of a commit.
+  bool append = false;
+  bool rebuild = false;
+  v1::Compression recompress = v1::COMPRESSION_UNSPECIFIED;
+  bool force = false;
 };
 
 // `arguments` without the program's name. False: `*error` says what is wrong with them.

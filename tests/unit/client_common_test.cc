@@ -26,6 +26,7 @@
 namespace dismd {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::UnorderedElementsAre;
@@ -125,8 +126,10 @@ TEST(Exports, AreExactlyTheApi) {
   while (fgets(line.data(), line.size(), nm) != nullptr) names.emplace_back(line.data(), strcspn(line.data(), " "));
   EXPECT_EQ(pclose(nm), 0);
   EXPECT_THAT(names, UnorderedElementsAre("DismInitialize", "DismShutdown", "DismMountImage", "DismUnmountImage",
-                                          "DismGetImageInfo", "DismGetMountedImageInfo", "DismGetLastErrorMessage",
-                                          "DismDelete", "CreateEventW", "SetEvent", "ResetEvent", "CloseHandle"));
+                                          "DismRemountImage", "DismCommitImage", "DismOpenSession", "DismCloseSession",
+                                          "DismCleanupMountpoints", "DismGetImageInfo", "DismGetMountedImageInfo",
+                                          "DismGetLastErrorMessage", "DismDelete", "CreateEventW", "SetEvent",
+                                          "ResetEvent", "CloseHandle"));
   FILE* readelf = popen("readelf -d " DISMAPI_LIBRARY, "r");
   std::string text;
   while (fgets(line.data(), line.size(), readelf) != nullptr) text += line.data();
@@ -282,6 +285,9 @@ TEST(DismctlOptions, Parse) {
   EXPECT_EQ(Parsed({"mount", "a", "b", "--name", "--odd"}).name, "--odd");
   EXPECT_EQ(Parsed({"unmount", "--discard", "d", "--json"}).discard, true);
   EXPECT_EQ(Parsed({"mount", "--help"}).help_topic, "mount");
+  EXPECT_EQ(Parsed({"commit", "d", "--recompress=xpress"}).recompress, v1::COMPRESSION_XPRESS);
+  EXPECT_EQ(Parsed({"cleanup"}).directory, "");
+  EXPECT_EQ(Parsed({"cleanup", "--force", "d"}).directory, "d");
   EXPECT_EQ(Parsed({"help", "list"}).help_topic, "list");
   EXPECT_EQ(Parsed({"--version"}).command, Command::kVersion);
 }
@@ -298,6 +304,13 @@ TEST(DismctlOptions, Refuse) {
     EXPECT_THAT(Refusal({"mount", "a", "b", "--index", bad}), HasSubstr("--index")) << bad;
   }
   EXPECT_EQ(Refusal({"mount", "a", "b", "--index"}), "--index needs a value");
+  EXPECT_EQ(Refusal({"commit"}), "commit: DIR is missing");
+  EXPECT_EQ(Refusal({"commit", "d", "--recompress=solid"}), "--recompress: bad value: solid");
+  EXPECT_EQ(Refusal({"commit", "d", "--read-only"}), "commit has no option --read-only");
+  EXPECT_EQ(Refusal({"mount", "a", "b", "--append"}), "mount has no option --append");
+  EXPECT_EQ(Refusal({"unmount", "d", "--append"}),
+            "--append, --check-integrity, --rebuild and --recompress go with --commit");
+  EXPECT_EQ(Refusal({"cleanup", "--force"}), "--force takes one mount: DIR is missing");
   EXPECT_EQ(Refusal({"--json=1", "list"}), "--json takes no value");
   EXPECT_EQ(Refusal({"--frob", "list"}), "unknown option: --frob");
 }
@@ -312,7 +325,14 @@ TEST(DismctlHelp, NamesEveryOption) {
        {"mount", "unmount", "list", "info", "watch", "cleanup", "status", "Exit codes", "DISMD_DRIVES"}) {
     EXPECT_THAT(all, HasSubstr(word));
   }
-  for (const char* topic : {"", "mount", "unmount", "list", "info", "watch", "cleanup", "status"}) {
+  for (const char* option : {"--append", "--check-integrity", "--rebuild", "--recompress", "--json"}) {
+    EXPECT_THAT(HelpText("dismctl", "commit"), HasSubstr(option));
+    EXPECT_THAT(HelpText("dismctl", "unmount"), AnyOf(HasSubstr(option), HasSubstr("dismctl commit")));
+  }
+  EXPECT_THAT(HelpText("dismctl", "cleanup"), HasSubstr("--force"));
+  EXPECT_THAT(mount, HasSubstr("--unix-data"));
+  for (const char* topic :
+       {"", "mount", "unmount", "commit", "remount", "list", "info", "watch", "cleanup", "status"}) {
     EXPECT_THAT(HelpText("dism", topic), HasSubstr("Usage: dism"));
     EXPECT_THAT(HelpText("dism", topic), Not(HasSubstr("%P")));
   }

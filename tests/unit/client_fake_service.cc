@@ -81,6 +81,45 @@ grpc::Status FakeService::UnmountImage(grpc::ServerContext* context, const v1::U
   return grpc::Status::OK;
 }
 
+grpc::Status FakeService::CommitImage(grpc::ServerContext* context, const v1::CommitImageRequest* request,
+                                      grpc::ServerWriter<v1::CommitImageResponse>* writer) {
+  {
+    absl::MutexLock lock(&mutex_);
+    commits_.push_back(*request);
+  }
+  const Send send = [writer](const v1::Operation& operation) {
+    v1::CommitImageResponse response;
+    *response.mutable_operation() = operation;
+    writer->Write(response);
+  };
+  if (on_commit) return on_commit(context, *request, send);
+  send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeService::RemountImage(grpc::ServerContext* context, const v1::RemountImageRequest* request,
+                                       grpc::ServerWriter<v1::RemountImageResponse>* writer) {
+  const Send send = [writer](const v1::Operation& operation) {
+    v1::RemountImageResponse response;
+    *response.mutable_operation() = operation;
+    writer->Write(response);
+  };
+  if (on_remount) return on_remount(context, *request, send);
+  send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeService::GetMount(grpc::ServerContext*, const v1::GetMountRequest* request,
+                                   v1::GetMountResponse* response) {
+  if (on_get_mount) return on_get_mount(*request, response);
+  return ErrorStatus(grpc::StatusCode::NOT_FOUND, v1::NOT_MOUNTED, request->mount_path() + " is not a mount");
+}
+
+grpc::Status FakeService::CleanupMountpoints(grpc::ServerContext*, const v1::CleanupMountpointsRequest* request,
+                                             v1::CleanupMountpointsResponse* response) {
+  return on_cleanup ? on_cleanup(*request, response) : grpc::Status::OK;
+}
+
 grpc::Status FakeService::GetImageInfo(grpc::ServerContext*, const v1::GetImageInfoRequest* request,
                                        v1::GetImageInfoResponse* response) {
   return on_info ? on_info(*request, response) : grpc::Status::OK;

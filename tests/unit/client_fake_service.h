@@ -36,6 +36,11 @@ class FakeService final : public v1::Dismd::Service {
   // What the calls do; set before the call. Unset: success at once.
   std::function<grpc::Status(grpc::ServerContext*, const v1::MountImageRequest&, const Send&)> on_mount;
   std::function<grpc::Status(grpc::ServerContext*, const v1::UnmountImageRequest&, const Send&)> on_unmount;
+  std::function<grpc::Status(grpc::ServerContext*, const v1::CommitImageRequest&, const Send&)> on_commit;
+  std::function<grpc::Status(grpc::ServerContext*, const v1::RemountImageRequest&, const Send&)> on_remount;
+  // Unset: nothing is mounted anywhere.
+  std::function<grpc::Status(const v1::GetMountRequest&, v1::GetMountResponse*)> on_get_mount;
+  std::function<grpc::Status(const v1::CleanupMountpointsRequest&, v1::CleanupMountpointsResponse*)> on_cleanup;
   std::function<grpc::Status(const v1::GetImageInfoRequest&, v1::GetImageInfoResponse*)> on_info;
   std::function<grpc::Status(v1::ListMountsResponse*)> on_list;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::WatchMountsResponse>*)> on_watch;
@@ -51,12 +56,24 @@ class FakeService final : public v1::Dismd::Service {
     absl::MutexLock lock(&mutex_);
     return unmounts_;
   }
+  std::vector<v1::CommitImageRequest> Commits() const {
+    absl::MutexLock lock(&mutex_);
+    return commits_;
+  }
 
  private:
   grpc::Status MountImage(grpc::ServerContext* context, const v1::MountImageRequest* request,
                           grpc::ServerWriter<v1::MountImageResponse>* writer) override;
   grpc::Status UnmountImage(grpc::ServerContext* context, const v1::UnmountImageRequest* request,
                             grpc::ServerWriter<v1::UnmountImageResponse>* writer) override;
+  grpc::Status CommitImage(grpc::ServerContext* context, const v1::CommitImageRequest* request,
+                           grpc::ServerWriter<v1::CommitImageResponse>* writer) override;
+  grpc::Status RemountImage(grpc::ServerContext* context, const v1::RemountImageRequest* request,
+                            grpc::ServerWriter<v1::RemountImageResponse>* writer) override;
+  grpc::Status GetMount(grpc::ServerContext* context, const v1::GetMountRequest* request,
+                        v1::GetMountResponse* response) override;
+  grpc::Status CleanupMountpoints(grpc::ServerContext* context, const v1::CleanupMountpointsRequest* request,
+                                  v1::CleanupMountpointsResponse* response) override;
   grpc::Status GetImageInfo(grpc::ServerContext* context, const v1::GetImageInfoRequest* request,
                             v1::GetImageInfoResponse* response) override;
   grpc::Status ListMounts(grpc::ServerContext* context, const v1::ListMountsRequest* request,
@@ -71,6 +88,7 @@ class FakeService final : public v1::Dismd::Service {
   mutable absl::Mutex mutex_;
   std::vector<v1::MountImageRequest> mounts_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::UnmountImageRequest> unmounts_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::CommitImageRequest> commits_ ABSL_GUARDED_BY(mutex_);
 };
 
 // FakeService on a socket in a directory of its own, named by DISMD_ADDRESS.

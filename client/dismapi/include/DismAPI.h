@@ -13,6 +13,13 @@
  * named at each item, beneath /windows-hardware/manufacture/desktop/dism/). Written anew for this project. Functions of
  * that API that are not declared here are not there yet.
  *
+ * To change an image, leave DISM_MOUNT_READONLY out, write into the mount as into any directory, and
+ *
+ *   DismOpenSession(L"C:\\test\\offline", NULL, NULL, &session);
+ *   DismCommitImage(session, 0, NULL, NULL, NULL);       ... into the image; the mount stays
+ *   DismCloseSession(session);
+ *   DismUnmountImage(L"C:\\test\\offline", DISM_COMMIT_IMAGE, NULL, NULL, NULL);    ... or DISM_DISCARD_IMAGE
+ *
  * PATHS      POSIX paths as they are; C:\dir\file through a drive map: DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or a section
  *            [drives] with lines "C: = /srv/c" in ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. Relative
  *            paths start at the current directory.
@@ -63,13 +70,18 @@ extern "C" {
 #define DISM_MOUNT_CHECK_INTEGRITY 0x00000004 /* compare with the integrity table first; .wim family only */
 #define DISM_MOUNT_SUPPORT_EA 0x00000008      /* accepted: mounts always carry extended attributes here (newer SDKs) */
 
-/* DismUnmountImage: one of the two, and with DISM_COMMIT_IMAGE any of the DISM_COMMIT_ bits. */
+/* DismUnmountImage: one of the two, and with DISM_COMMIT_IMAGE any of the DISM_COMMIT_ bits. DismCommitImage: the bits.
+ */
 #define DISM_COMMIT_IMAGE 0x00000000
 #define DISM_DISCARD_IMAGE 0x00000001
-#define DISM_COMMIT_GENERATE_INTEGRITY 0x00010000
-#define DISM_COMMIT_APPEND 0x00020000
-#define DISM_COMMIT_SUPPORT_EA 0x00040000 /* newer SDKs */
-#define DISM_COMMIT_MASK 0xFFFF0000       /* to extract the commit bits; not itself a flag */
+#define DISM_COMMIT_GENERATE_INTEGRITY 0x00010000 /* write an integrity table; one that is there is renewed always */
+#define DISM_COMMIT_APPEND 0x00020000             /* as a new image at the end; the mount is of that one afterwards */
+#define DISM_COMMIT_SUPPORT_EA 0x00040000         /* accepted: always carried (newer SDKs) */
+#define DISM_COMMIT_MASK 0xFFFF0000               /* to extract the commit bits; not itself a flag */
+
+/* Sessions */
+#define DISM_SESSION_DEFAULT 0
+#define DISM_ONLINE_IMAGE L"DISM_{53BFAE52-B167-4E2F-A258-0A37B57FF845}" /* a running Windows: there is none here */
 
 /* Results of this API. Others are E_INVALIDARG and the like, Win32 errors (0x8007....) and those of the image engine
  * (0xC142...., 0xC151....), for which Microsoft publishes no names. */
@@ -94,40 +106,44 @@ extern "C" {
 /* ---- Enumerations ("DISM API Enumerations"); 32 bits each ---- */
 
 typedef enum _DismLogLevel DISM_ENUM_BASE { /* dismloglevel-enumeration */
-  DismLogErrors = 0,
-  DismLogErrorsWarnings = 1,
-  DismLogErrorsWarningsInfo = 2,
-  DismLogErrorsWarningsInfoDebug = 3 /* newer SDKs */
+                                            DismLogErrors = 0,
+                                            DismLogErrorsWarnings = 1,
+                                            DismLogErrorsWarningsInfo = 2,
+                                            DismLogErrorsWarningsInfoDebug = 3 /* newer SDKs */
 } DismLogLevel;
 
 typedef enum _DismImageIdentifier DISM_ENUM_BASE { /* dismimageidentifier-enumeration */
-  DismImageIndex = 0,
-  DismImageName = 1,
-  DismImageNone = 2 /* newer SDKs */
+                                                   DismImageIndex = 0,
+                                                   DismImageName = 1,
+                                                   DismImageNone = 2 /* newer SDKs */
 } DismImageIdentifier;
 
 typedef enum _DismMountMode DISM_ENUM_BASE { /* dismmountmode-enumeration */
-  DismReadWrite = 0,
-  DismReadOnly = 1
+                                             DismReadWrite = 0,
+                                             DismReadOnly = 1
 } DismMountMode;
 
 typedef enum _DismImageType DISM_ENUM_BASE { /* dismimagetype-enumeration */
-  DismImageTypeUnsupported = -1,
-  DismImageTypeWim = 0,
-  DismImageTypeVhd = 1
+                                             DismImageTypeUnsupported = -1,
+                                             DismImageTypeWim = 0,
+                                             DismImageTypeVhd = 1
 } DismImageType;
 
 typedef enum _DismImageBootable DISM_ENUM_BASE { /* dismimagebootable-enumeration */
-  DismImageBootableYes = 0,
-  DismImageBootableNo = 1,
-  DismImageBootableUnknown = 2
+                                                 DismImageBootableYes = 0,
+                                                 DismImageBootableNo = 1,
+                                                 DismImageBootableUnknown = 2
 } DismImageBootable;
 
-typedef enum _DismMountStatus DISM_ENUM_BASE { /* dismmountstatus-enumeration */
-  DismMountStatusOk = 0,
-  DismMountStatusNeedsRemount = 1, /* not mounted at the moment; its edits are kept */
-  DismMountStatusInvalid = 2       /* image gone or changed, or the serving process died: can only be unmounted */
-} DismMountStatus;
+typedef enum _DismMountStatus
+    DISM_ENUM_BASE { /* dismmountstatus-enumeration */
+                     DismMountStatusOk = 0,
+                     DismMountStatusNeedsRemount = 1, /* not mounted at the moment; its edits are kept */
+                     DismMountStatusInvalid =
+                         2 /* image gone or changed, or the serving process died: can only be unmounted */
+    } DismMountStatus;
+
+typedef UINT DismSession;
 
 /* ---- Structures ("DISM API Structures"): packed, the layout of Windows x64 but for the width of wchar_t ----
  * Strings are never NULL; empty where the image says nothing. */
@@ -141,8 +157,8 @@ typedef struct _DismString { /* dismstring-structure */
 typedef DismString DismLanguage; /* dismlanguage-structure; such as L"en-US" */
 
 typedef struct _DismWimCustomizedInfo { /* dismwimcustomizedinfo-structure */
-  UINT Size;           /* of this structure, in bytes */
-  UINT DirectoryCount; /* 0xFFFFFFFF: that many or more */
+  UINT Size;                            /* of this structure, in bytes */
+  UINT DirectoryCount;                  /* 0xFFFFFFFF: that many or more */
   UINT FileCount;
   SYSTEMTIME CreatedTime; /* UTC; all zero where the image says nothing */
   SYSTEMTIME ModifiedTime;
@@ -168,10 +184,10 @@ typedef struct _DismImageInfo { /* dismimageinfo-structure */
   UINT SpLevel;
   DismImageBootable Bootable;
   PCWSTR SystemRoot;
-  DismLanguage *Language; /* LanguageCount of them; NULL when that is 0 */
+  DismLanguage* Language; /* LanguageCount of them; NULL when that is 0 */
   UINT LanguageCount;
   UINT DefaultLanguageIndex; /* into Language, from 0 */
-  VOID *CustomizedInfo;      /* DismWimCustomizedInfo for the .wim family, NULL for a disk */
+  VOID* CustomizedInfo;      /* DismWimCustomizedInfo for the .wim family, NULL for a disk */
 } DismImageInfo;
 
 typedef struct _DismMountedImageInfo { /* dismmountedimageinfo-structure */
@@ -185,7 +201,7 @@ typedef struct _DismMountedImageInfo { /* dismmountedimageinfo-structure */
 #pragma pack(pop)
 
 /* Current of Total, never backwards (dism-progress-callback-function). */
-typedef void(CALLBACK *DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID UserData);
+typedef void(CALLBACK* DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID UserData);
 
 /* ---- Functions ("DISM API Functions") ---- */
 
@@ -198,7 +214,8 @@ typedef void(CALLBACK *DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID U
  * DISMAPI_E_DISMAPI_ALREADY_INITIALIZED: of several calls the first wins. */
 HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR ScratchDirectory);
 
-/* Ends the use of the library; it may be initialised again. Mounts stay. (dismshutdown-function) */
+/* Ends the use of the library; it may be initialised again. Mounts stay. (dismshutdown-function)
+ * DISMAPI_E_OPEN_SESSION_HANDLES: sessions are open; close them first. */
 HRESULT WINAPI DismShutdown(void);
 
 /* Mounts an image of a .wim, .esd or .swm file at an existing empty directory that the caller owns.
@@ -217,8 +234,11 @@ HRESULT WINAPI DismShutdown(void);
  * 0x80070032                       image on a network file system, or another case that cannot be supported
  * 0x8007000D                       the integrity table does not match
  * E_ACCESSDENIED                   no read access to the image, mount point not the caller's, or policy
- * 0xC1510111, 0xC1420127           read-write: the image cannot be written; it is already mounted read-write
- * E_NOTIMPL                        read-write, in a version that does not have it yet */
+ * DISMAPI_E_OPEN_HANDLES_UNABLE_TO_MOUNT_IMAGE_PATH  this program has a session open on MountPath
+ * Read-write (several images of one file may be mounted so at once):
+ * 0xC1510111, 0xC1420127           the file cannot be written by the caller; this image is mounted read-write already
+ * 0xC1420130, 0xC142013C           split and solid files (which can be mounted read-only)
+ * 0x80070020                       another program is writing the file */
 HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT ImageIndex, PCWSTR ImageName,
                               DismImageIdentifier ImageIdentifier, DWORD Flags, HANDLE CancelEvent,
                               DISM_PROGRESS_CALLBACK Progress, PVOID UserData);
@@ -226,28 +246,86 @@ HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT Image
 /* Unmounts; afterwards the mount point is an empty directory again. (dismunmountimage-function)
  *
  * Flags: DISM_DISCARD_IMAGE, or DISM_COMMIT_IMAGE with any of the commit bits. A read-only mount takes only
- *   DISM_DISCARD_IMAGE: 0xC142010C otherwise.
+ *   DISM_DISCARD_IMAGE: 0xC142010C otherwise. Returns when the image file is final on the disk.
+ * A failed or cancelled commit leaves file, mount and changes as they were; cancelled too late, the call succeeds.
+ *
  * DISMAPI_E_UNABLE_TO_UNMOUNT_IMAGE_PATH  no mount of the caller's is there
- * 0xC1420117                              files in it are in use (the message names the processes); call again */
+ * DISMAPI_E_OPEN_HANDLES_UNABLE_TO_UNMOUNT_IMAGE_PATH  this program has a session open on it
+ * 0xC1420117                              files in it are in use (the message names the processes); call again, with
+ * the same flags: what was committed is not committed or appended twice DISMAPI_E_NEEDS_REMOUNT, 0xC1510115     commit:
+ * it is not mounted at the moment; it is invalid Those of DismCommitImage */
 HRESULT WINAPI DismUnmountImage(PCWSTR MountPath, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
                                 PVOID UserData);
 
+/* Brings a mount back that is DismMountStatusNeedsRemount (after a restart of the machine or the service), with every
+ * change that had reached the disk. (dismremountimage-function)
+ *
+ * 0xC1420123   no mount of the caller's is there that needs it
+ * 0xC1420124   the image file was changed by another program since; put it back, or discard by DismUnmountImage
+ * 0xC1420125   another operation works on it
+ * 0xC1510115   it is invalid: image, mount point or changes are gone
+ * 0xC1420114, 0xC1420113  something else is at the mount point
+ * DISMAPI_E_OPEN_HANDLES_UNABLE_TO_REMOUNT_IMAGE_PATH  this program has a session open on it */
+HRESULT WINAPI DismRemountImage(PCWSTR MountPath);
+
+/* Opens a session on an offline image: a mount point of DismMountImage, or any other directory, which cannot be
+ * committed. A session belongs to this process; several may be open on one mount. While one is, this program cannot
+ * unmount it. (dismopensession-function)
+ *
+ * WindowsDirectory and SystemDrive serve servicing functions, which are not there yet; they may be NULL.
+ * *Session is DISM_SESSION_DEFAULT on failure.
+ * E_INVALIDARG                          no such directory
+ * DISMAPI_E_NEEDS_REMOUNT, 0xC1510115   the mount must be remounted first; it is invalid
+ * DISMAPI_E_MUST_SPECIFY_ONLINE_IMAGE   the root of the running system
+ * 0x80070032                            DISM_ONLINE_IMAGE */
+HRESULT WINAPI DismOpenSession(PCWSTR ImagePath, PCWSTR WindowsDirectory, PCWSTR SystemDrive, DismSession* Session);
+
+/* Closes a session; waits for the calls that use it. The mount stays. (dismclosesession-function)
+ * DISMAPI_E_INVALID_DISM_SESSION  not an open session, or being closed by another thread
+ * 0x8007046B                      called from the progress callback of a call that uses it, which would wait for itself
+ */
+HRESULT WINAPI DismCloseSession(DismSession Session);
+
+/* Writes the changes of a read-write mount into its image file. The mount stays, and so do changes made meanwhile, for
+ * the next commit. (dismcommitimage-function)
+ *
+ * Flags: any of the DISM_COMMIT_ bits, or 0; other bits are E_INVALIDARG.
+ * CancelEvent, Progress: as in DismMountImage. A failed or cancelled commit leaves the file byte for byte as it was,
+ * and the changes staged; cancelled too late, the call succeeds.
+ *
+ * E_INVALIDARG  Session is not an open session, or not one on a mounted image
+ * DISMAPI_E_INVALID_DISM_SESSION  it is being closed
+ * 0xC142010C    the image is mounted read-only
+ * 0xC1420122    another program changed the image file since it was mounted
+ * 0x80070020    another program is writing the file or has it locked
+ * 0xC15101FD    another operation works on the mount
+ * 0x80070070    no space left where the file lies
+ * 0xC1510111    the file cannot be written any more
+ * DISMAPI_E_NEEDS_REMOUNT, 0xC1510115  the mount must be remounted first; it is invalid */
+HRESULT WINAPI DismCommitImage(DismSession Session, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
+                               PVOID UserData);
+
+/* Frees what is left of the caller's invalid mounts (root: everyone's); never touches live ones, or those that can be
+ * remounted. (dismcleanupmountpoints-function) */
+HRESULT WINAPI DismCleanupMountpoints(void);
+
 /* What an image file says of the images in it, in order of index. Nothing is mounted. (dismgetimageinfo-function)
  * Errors of the image as in DismMountImage. */
-HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo **ImageInfo, UINT *Count);
+HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo** ImageInfo, UINT* Count);
 
 /* The caller's mounts (root: everyone's), in order of mount time. None: S_OK, NULL and 0.
  * (dismgetmountedimageinfo-function) */
-HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo **MountedImageInfo, UINT *Count);
+HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo** MountedImageInfo, UINT* Count);
 
-/* The text of the calling thread's last failed call; an empty string when its last call succeeded. Calls to DismShutdown,
- * DismDelete and this function do not change it. Also tells why a call failed that came before DismInitialize; only
- * without any such text it is DISMAPI_E_DISMAPI_NOT_INITIALIZED itself. (dismgetlasterrormessage-function) */
-HRESULT WINAPI DismGetLastErrorMessage(DismString **ErrorMessage);
+/* The text of the calling thread's last failed call; an empty string when its last call succeeded. Calls to
+ * DismShutdown, DismDelete and this function do not change it. Also tells why a call failed that came before
+ * DismInitialize; only without any such text it is DISMAPI_E_DISMAPI_NOT_INITIALIZED itself.
+ * (dismgetlasterrormessage-function) */
+HRESULT WINAPI DismGetLastErrorMessage(DismString** ErrorMessage);
 
 /* Frees what another function returned. NULL is ignored; a pointer that the library did not return, or that was freed
  * before, is E_INVALIDARG. Needs no DismInitialize. (dismdelete-function) */
-HRESULT WINAPI DismDelete(VOID *DismStructure);
+HRESULT WINAPI DismDelete(VOID* DismStructure);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop
