@@ -70,8 +70,8 @@ extern "C" {
 #define DISM_MOUNT_CHECK_INTEGRITY 0x00000004 /* compare with the integrity table first; .wim family only */
 #define DISM_MOUNT_SUPPORT_EA 0x00000008      /* accepted: mounts always carry extended attributes here (newer SDKs) */
 
-/* DismUnmountImage: one of the two, and with DISM_COMMIT_IMAGE any of the DISM_COMMIT_ bits. DismCommitImage: the bits.
- */
+/* DismUnmountImage: one of the two, and with DISM_COMMIT_IMAGE any of the DISM_COMMIT_ bits. DismCommitImage: the
+ * bits. */
 #define DISM_COMMIT_IMAGE 0x00000000
 #define DISM_DISCARD_IMAGE 0x00000001
 #define DISM_COMMIT_GENERATE_INTEGRITY 0x00010000 /* write an integrity table; one that is there is renewed always */
@@ -106,42 +106,40 @@ extern "C" {
 /* ---- Enumerations ("DISM API Enumerations"); 32 bits each ---- */
 
 typedef enum _DismLogLevel DISM_ENUM_BASE { /* dismloglevel-enumeration */
-                                            DismLogErrors = 0,
-                                            DismLogErrorsWarnings = 1,
-                                            DismLogErrorsWarningsInfo = 2,
-                                            DismLogErrorsWarningsInfoDebug = 3 /* newer SDKs */
+  DismLogErrors = 0,
+  DismLogErrorsWarnings = 1,
+  DismLogErrorsWarningsInfo = 2,
+  DismLogErrorsWarningsInfoDebug = 3 /* newer SDKs */
 } DismLogLevel;
 
 typedef enum _DismImageIdentifier DISM_ENUM_BASE { /* dismimageidentifier-enumeration */
-                                                   DismImageIndex = 0,
-                                                   DismImageName = 1,
-                                                   DismImageNone = 2 /* newer SDKs */
+  DismImageIndex = 0,
+  DismImageName = 1,
+  DismImageNone = 2 /* newer SDKs */
 } DismImageIdentifier;
 
 typedef enum _DismMountMode DISM_ENUM_BASE { /* dismmountmode-enumeration */
-                                             DismReadWrite = 0,
-                                             DismReadOnly = 1
+  DismReadWrite = 0,
+  DismReadOnly = 1
 } DismMountMode;
 
 typedef enum _DismImageType DISM_ENUM_BASE { /* dismimagetype-enumeration */
-                                             DismImageTypeUnsupported = -1,
-                                             DismImageTypeWim = 0,
-                                             DismImageTypeVhd = 1
+  DismImageTypeUnsupported = -1,
+  DismImageTypeWim = 0,
+  DismImageTypeVhd = 1
 } DismImageType;
 
 typedef enum _DismImageBootable DISM_ENUM_BASE { /* dismimagebootable-enumeration */
-                                                 DismImageBootableYes = 0,
-                                                 DismImageBootableNo = 1,
-                                                 DismImageBootableUnknown = 2
+  DismImageBootableYes = 0,
+  DismImageBootableNo = 1,
+  DismImageBootableUnknown = 2
 } DismImageBootable;
 
-typedef enum _DismMountStatus
-    DISM_ENUM_BASE { /* dismmountstatus-enumeration */
-                     DismMountStatusOk = 0,
-                     DismMountStatusNeedsRemount = 1, /* not mounted at the moment; its edits are kept */
-                     DismMountStatusInvalid =
-                         2 /* image gone or changed, or the serving process died: can only be unmounted */
-    } DismMountStatus;
+typedef enum _DismMountStatus DISM_ENUM_BASE { /* dismmountstatus-enumeration */
+  DismMountStatusOk = 0,
+  DismMountStatusNeedsRemount = 1, /* not mounted at the moment; its edits are kept */
+  DismMountStatusInvalid = 2       /* image gone or changed, or the serving process died: can only be unmounted */
+} DismMountStatus;
 
 typedef UINT DismSession;
 
@@ -157,8 +155,8 @@ typedef struct _DismString { /* dismstring-structure */
 typedef DismString DismLanguage; /* dismlanguage-structure; such as L"en-US" */
 
 typedef struct _DismWimCustomizedInfo { /* dismwimcustomizedinfo-structure */
-  UINT Size;                            /* of this structure, in bytes */
-  UINT DirectoryCount;                  /* 0xFFFFFFFF: that many or more */
+  UINT Size;           /* of this structure, in bytes */
+  UINT DirectoryCount; /* 0xFFFFFFFF: that many or more */
   UINT FileCount;
   SYSTEMTIME CreatedTime; /* UTC; all zero where the image says nothing */
   SYSTEMTIME ModifiedTime;
@@ -184,10 +182,10 @@ typedef struct _DismImageInfo { /* dismimageinfo-structure */
   UINT SpLevel;
   DismImageBootable Bootable;
   PCWSTR SystemRoot;
-  DismLanguage* Language; /* LanguageCount of them; NULL when that is 0 */
+  DismLanguage *Language; /* LanguageCount of them; NULL when that is 0 */
   UINT LanguageCount;
   UINT DefaultLanguageIndex; /* into Language, from 0 */
-  VOID* CustomizedInfo;      /* DismWimCustomizedInfo for the .wim family, NULL for a disk */
+  VOID *CustomizedInfo;      /* DismWimCustomizedInfo for the .wim family, NULL for a disk */
 } DismImageInfo;
 
 typedef struct _DismMountedImageInfo { /* dismmountedimageinfo-structure */
@@ -201,7 +199,7 @@ typedef struct _DismMountedImageInfo { /* dismmountedimageinfo-structure */
 #pragma pack(pop)
 
 /* Current of Total, never backwards (dism-progress-callback-function). */
-typedef void(CALLBACK* DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID UserData);
+typedef void(CALLBACK *DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID UserData);
 
 /* ---- Functions ("DISM API Functions") ---- */
 
@@ -251,9 +249,10 @@ HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT Image
  *
  * DISMAPI_E_UNABLE_TO_UNMOUNT_IMAGE_PATH  no mount of the caller's is there
  * DISMAPI_E_OPEN_HANDLES_UNABLE_TO_UNMOUNT_IMAGE_PATH  this program has a session open on it
- * 0xC1420117                              files in it are in use (the message names the processes); call again, with
- * the same flags: what was committed is not committed or appended twice DISMAPI_E_NEEDS_REMOUNT, 0xC1510115     commit:
- * it is not mounted at the moment; it is invalid Those of DismCommitImage */
+ * 0xC1420117                           files in it are in use (the message names the processes); call again, with the
+ *                                      same flags: what was committed is not committed or appended twice
+ * DISMAPI_E_NEEDS_REMOUNT, 0xC1510115  commit: it is not mounted at the moment; it is invalid
+ * and, with DISM_COMMIT_IMAGE, those of DismCommitImage */
 HRESULT WINAPI DismUnmountImage(PCWSTR MountPath, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
                                 PVOID UserData);
 
@@ -278,20 +277,19 @@ HRESULT WINAPI DismRemountImage(PCWSTR MountPath);
  * DISMAPI_E_NEEDS_REMOUNT, 0xC1510115   the mount must be remounted first; it is invalid
  * DISMAPI_E_MUST_SPECIFY_ONLINE_IMAGE   the root of the running system
  * 0x80070032                            DISM_ONLINE_IMAGE */
-HRESULT WINAPI DismOpenSession(PCWSTR ImagePath, PCWSTR WindowsDirectory, PCWSTR SystemDrive, DismSession* Session);
+HRESULT WINAPI DismOpenSession(PCWSTR ImagePath, PCWSTR WindowsDirectory, PCWSTR SystemDrive, DismSession *Session);
 
 /* Closes a session; waits for the calls that use it. The mount stays. (dismclosesession-function)
  * DISMAPI_E_INVALID_DISM_SESSION  not an open session, or being closed by another thread
- * 0x8007046B                      called from the progress callback of a call that uses it, which would wait for itself
- */
+ * 0x8007046B                      called from the progress callback of a call that uses it: it would wait for itself */
 HRESULT WINAPI DismCloseSession(DismSession Session);
 
 /* Writes the changes of a read-write mount into its image file. The mount stays, and so do changes made meanwhile, for
  * the next commit. (dismcommitimage-function)
  *
  * Flags: any of the DISM_COMMIT_ bits, or 0; other bits are E_INVALIDARG.
- * CancelEvent, Progress: as in DismMountImage. A failed or cancelled commit leaves the file byte for byte as it was,
- * and the changes staged; cancelled too late, the call succeeds.
+ * CancelEvent, Progress: as in DismMountImage. A failed or cancelled commit leaves the file byte for byte as it was, and
+ *   the changes staged; cancelled too late, the call succeeds.
  *
  * E_INVALIDARG  Session is not an open session, or not one on a mounted image
  * DISMAPI_E_INVALID_DISM_SESSION  it is being closed
@@ -311,21 +309,20 @@ HRESULT WINAPI DismCleanupMountpoints(void);
 
 /* What an image file says of the images in it, in order of index. Nothing is mounted. (dismgetimageinfo-function)
  * Errors of the image as in DismMountImage. */
-HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo** ImageInfo, UINT* Count);
+HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo **ImageInfo, UINT *Count);
 
 /* The caller's mounts (root: everyone's), in order of mount time. None: S_OK, NULL and 0.
  * (dismgetmountedimageinfo-function) */
-HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo** MountedImageInfo, UINT* Count);
+HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo **MountedImageInfo, UINT *Count);
 
-/* The text of the calling thread's last failed call; an empty string when its last call succeeded. Calls to
- * DismShutdown, DismDelete and this function do not change it. Also tells why a call failed that came before
- * DismInitialize; only without any such text it is DISMAPI_E_DISMAPI_NOT_INITIALIZED itself.
- * (dismgetlasterrormessage-function) */
-HRESULT WINAPI DismGetLastErrorMessage(DismString** ErrorMessage);
+/* The text of the calling thread's last failed call; an empty string when its last call succeeded. Calls to DismShutdown,
+ * DismDelete and this function do not change it. Also tells why a call failed that came before DismInitialize; only
+ * without any such text it is DISMAPI_E_DISMAPI_NOT_INITIALIZED itself. (dismgetlasterrormessage-function) */
+HRESULT WINAPI DismGetLastErrorMessage(DismString **ErrorMessage);
 
 /* Frees what another function returned. NULL is ignored; a pointer that the library did not return, or that was freed
  * before, is E_INVALIDARG. Needs no DismInitialize. (dismdelete-function) */
-HRESULT WINAPI DismDelete(VOID* DismStructure);
+HRESULT WINAPI DismDelete(VOID *DismStructure);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop
