@@ -148,6 +148,148 @@ TEST_F(Dismctl, InterruptCancelsAndWaitsForTheOutcome) {
   }
 }
 
+v1::Operation Done(const std::string& mount_path) {
+  v1::Operation done = Snapshot(100, v1::OPERATION_STATE_SUCCEEDED);
+  v1::Mount* mount = done.mutable_mount();
+  mount->set_mount_path(mount_path);
+  mount->set_image_path("/images/a.wim");
+  mount->set_image_index(3);
+  mount->set_image_name("Pro");
+  mount->set_status(v1::MOUNT_STATUS_OK);
+  return done;
+}
+
+TEST_F(Dismctl, MountsReadWriteUnlessTold) {
+  EXPECT_THAT(Run({"mount", "/a.wim", "/mnt"}).out, HasSubstr(" at /mnt read-write in "));
+  EXPECT_FALSE(server_.service.Mounts().at(0).read_only());
+  EXPECT_FALSE(server_.service.Mounts().at(0).unix_data());
+  EXPECT_EQ(Run({"mount", "/a.wim", "/mnt", "--unix-data"}).exit_code, 0);
+  EXPECT_TRUE(server_.service.Mounts().at(1).unix_data());
+  server_.service.on_mount = [](auto*, const auto&, const auto&) {
+    return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::IMAGE_READ_ONLY, "/a.wim cannot be written");
+  };
+  EXPECT_EQ(Run({"mount", "/a.wim", "/mnt"}).err,
+            "dismctl: /a.wim cannot be written\nhint: mount it with --read-only\n");
+  EXPECT_EQ(Run({"mount", "/a.wim", "/mnt", "-r"}).err, "dismctl: /a.wim cannot be written\n");
+}
+
+TEST_F(Dismctl, Commits) {
+  server_.service.on_commit = [](auto*, const v1::CommitImageRequest& request, const auto& send) {
+    v1::Operation running = Snapshot(10);
+    running.mutable_progress()->set_phase(v1::PHASE_COMMITTING);
+    running.mutable_progress()->set_bytes_total(1 << 20);
+    send(running);
+    send(Done(request.mount_path()));
+    return grpc::Status::OK;
+  };
+  Result plain = Run({"commit", "/mnt"});
+  EXPECT_EQ(plain.exit_code, 0) << plain.err;
+  EXPECT_THAT(plain.out, StartsWith("Committed /mnt to image 3 (Pro) of /images/a.wim in "));
+  Result json = Run({"commit", "/mnt", "--append", "--check-integrity", "--rebuild", "--recompress=lzx", "--json"});
+  EXPECT_THAT(json.out, HasSubstr(R"({"event":"committed","mount":{"mount_id":)"));
+  const auto commits = server_.service.Commits();
+  ASSERT_EQ(commits.size(), 2u);
+  EXPECT_EQ(commits[0].mount_path(), "/mnt");
+  EXPECT_EQ(commits[0].options().ByteSizeLong(), 0u);
+  const v1::CommitOptions& options = commits[1].options();
+  EXPECT_TRUE(options.append() && options.generate_integrity() && options.rebuild());
+  EXPECT_EQ(options.recompress(), v1::COMPRESSION_LZX);
+  server_.service.on_commit = [](auto*, const auto&, const auto&) {
+    return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::MOUNT_READ_ONLY, "/mnt is mounted read-only");
+  };
+  Result refused = Run({"commit", "/mnt"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(refused.err, "dismctl: /mnt is mounted read-only\nhint: it has nothing to commit\n");
+}
+
+TEST_F(Dismctl, UnmountsWithAChoiceForTheChanges) {
+  server_.service.on_unmount = [](auto*, const v1::UnmountImageRequest& request, const auto& send) {
+    if (request.changes() == v1::CHANGES_UNSPECIFIED) {
+      return ErrorStatus(grpc::StatusCode::INVALID_ARGUMENT, v1::INVALID_FLAGS, "/mnt is mounted read-write");
+    }
+    send(Done(request.mount_path()));
+    return grpc::Status::OK;
+  };
+  Result neither = Run({"unmount", "/mnt"});
+  EXPECT_EQ(neither.exit_code, 1);
+  EXPECT_EQ(neither.err,
+            "dismctl: /mnt is mounted read-write\nhint: choose --commit or --discard for the changes of this mount\n");
+  Result commit = Run({"unmount", "/mnt", "--commit", "--append", "--recompress", "lzms"});
+  EXPECT_EQ(commit.exit_code, 0) << commit.err;
+  EXPECT_THAT(commit.out, StartsWith("Committed image 3 (Pro) of /images/a.wim and unmounted /mnt in "));
+  EXPECT_EQ(Run({"unmount", "/mnt", "--commit", "--json"}).out.substr(0, 8), "{\"event\"");
+  EXPECT_EQ(Run({"unmount", "/mnt", "--discard"}).out, "Unmounted /mnt\n");
+  EXPECT_EQ(Run({"unmount", "/mnt", "--append"}).exit_code, 2);
+  EXPECT_EQ(Run({"unmount", "/mnt", "--discard", "--rebuild"}).exit_code, 2);
+  const auto unmounts = server_.service.Unmounts();
+  ASSERT_EQ(unmounts.size(), 4u);
+  EXPECT_EQ(unmounts[1].changes(), v1::CHANGES_COMMIT);
+  EXPECT_TRUE(unmounts[1].commit().append());
+  EXPECT_FALSE(unmounts[1].commit().rebuild());
+  EXPECT_EQ(unmounts[1].commit().recompress(), v1::COMPRESSION_LZMS);
+  EXPECT_EQ(unmounts[3].changes(), v1::CHANGES_DISCARD);
+  EXPECT_FALSE(unmounts[3].has_commit());
+}
+
+TEST_F(Dismctl, RemountsAndCleansUp) {
+  server_.service.on_remount = [](auto*, const v1::RemountImageRequest& request, const auto& send) {
+    v1::Operation done = Done(request.mount_path());
+    done.mutable_mount()->set_has_changes(true);
+    done.mutable_mount()->set_changed_files(1);
+    done.mutable_mount()->set_staged_bytes(4096);
+    send(done);
+    return grpc::Status::OK;
+  };
+  Result remount = Run({"remount", "/mnt"});
+  EXPECT_THAT(remount.out, StartsWith("Remounted image 3 (Pro) of /images/a.wim at /mnt in "));
+  EXPECT_THAT(remount.out, HasSubstr("\nKept: 1 changed file (4,096 bytes staged)\n"));
+  EXPECT_THAT(Run({"remount", "/mnt", "--json"}).out, HasSubstr(R"("has_changes":true,"changed_files":1)"));
+
+  v1::CleanupMountpointsRequest seen;
+  server_.service.on_cleanup = [&seen](const auto& request, v1::CleanupMountpointsResponse* response) {
+    seen = request;
+    if (request.force()) {
+      *response->add_removed() = Done(request.mount_path()).mount();
+      response->mutable_removed(0)->set_has_changes(true);
+      response->mutable_removed(0)->set_changed_files(1200);
+      response->mutable_removed(0)->set_staged_bytes(7);
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"cleanup"}).out, "There was nothing to clean up.\n");
+  EXPECT_EQ(seen.mount_case(), v1::CleanupMountpointsRequest::MOUNT_NOT_SET);
+  EXPECT_EQ(Run({"cleanup", "--force", "/mnt"}).out,
+            "Removed /mnt; thrown away: 1,200 changed files (7 bytes staged)\n");
+  EXPECT_EQ(seen.mount_path(), "/mnt");
+  EXPECT_EQ(Run({"cleanup", "--force"}).exit_code, 2);
+  server_.service.on_cleanup = [](const auto&, auto*) {
+    return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::NEEDS_REMOUNT, "/mnt needs a remount");
+  };
+  Result refused = Run({"cleanup", "/mnt"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("dismctl remount /mnt; cleanup --force throws its edits away"));
+}
+
+TEST_F(Dismctl, AnInterruptedCommitTellsWhatBecameOfIt) {
+  for (bool late : {false, true}) {
+    server_.service.cancelled = std::make_unique<absl::Notification>();
+    absl::Notification begun;
+    server_.service.on_commit = [&](auto*, const auto&, const auto& send) {
+      send(Snapshot(10));
+      begun.Notify();
+      server_.service.cancelled->WaitForNotification();
+      if (!late) return ErrorStatus(grpc::StatusCode::CANCELLED, v1::CANCELLED, "the commit was cancelled");
+      send(Done("/mnt"));
+      return grpc::Status::OK;
+    };
+    Begin({"commit", "/mnt"});
+    begun.WaitForNotification();
+    kill(pid_, SIGINT);
+    Result result = Finish();
+    EXPECT_EQ(result.exit_code, late ? 0 : 4) << result.err;
+  }
+}
+
 TEST_F(Dismctl, WatchShowsEveryEventUntilInterrupted) {
   absl::Notification sent;
   server_.service.on_watch = [&](grpc::ServerContext* context, grpc::ServerWriter<v1::WatchMountsResponse>* writer) {
