@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import threading
 import traceback
 
 import steps
-from systems import Dismd, Squashfs, Usage, Wimmount, processes
+from systems import Dismd, Ext4, Squashfs, Usage, Wimmount, processes
 
 # A peer's step that takes longer than this is not repeated.
 SLOW_SECONDS = 15.0
@@ -81,9 +82,51 @@ def run_sequence(system, sequence, image, files, number, results):
     os.rmdir(directory)
 
 
+def run_read_write(system, sequence, image, files, number, results):
+    """The same on a copy of the image, mounted read-write."""
+    directory = tempfile.mkdtemp(prefix=f"mnt-{system.name}-")
+    copy = os.path.join(os.environ["TMPDIR"], "copy.wim")
+    shutil.copyfile(image, copy)
+    os.sync()
+    system.mount(copy, directory, read_only=False)
+    commits = sequence.steps[-1].action is None
+    for step in sequence.steps:
+        if step.cold:
+            drop_caches()
+        if step.action is not None:
+            with Usage(system.pids(directory)) as usage:
+                step.action(directory, files, number)
+        else:
+            with Usage([]) as usage:  # the process ends with it
+                system.unmount(directory, commit=True)
+        results[step.label].add(usage)
+    if not commits:
+        system.unmount(directory)
+    os.rmdir(directory)
+    if commits:
+        steps.check_committed(copy, number)
+    os.remove(copy)
+
+
+def make_one_gib(scratch):
+    """An image of one file of 1 GiB."""
+    image = os.path.join(scratch, steps.ONE_GIB)
+    if not os.path.exists(image):
+        tree = tempfile.mkdtemp(prefix="one-gib-")
+        steps.write_file(os.path.join(tree, "one-gib.bin"), 1 << 30)
+        subprocess.run(["wimcapture", tree, image, "--compress=XPRESS"], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(tree)
+    return image
+
+
 def measure(sequence, image, systems, files, runs):
     """Rows of (step, {system name: Samples}), the systems taking turns."""
-    systems = [system for system in systems if sequence.squashfs or system.name != "squashfs"]
+    read_write = sequence in steps.READ_WRITE
+    left_out = {"squashfs"} if read_write or not sequence.squashfs else set()
+    if not sequence.ext4:
+        left_out.add("ext4")
+    systems = [system for system in systems if system.name not in left_out]
+    once = run_read_write if read_write else run_sequence
     results = {system.name: {step.label: Samples() for step in sequence.steps} for system in systems}
     for number in range(runs):
         for system in systems:
@@ -91,7 +134,7 @@ def measure(sequence, image, systems, files, runs):
             if system.name == "wimmount" and sum(done) > SLOW_SECONDS:
                 continue
             print(f"  {sequence.name} {os.path.basename(image)} {system.name} run {number + 1}", file=sys.stderr)
-            run_sequence(system, sequence, image, files, number, results[system.name])
+            once(system, sequence, image, files, number, results[system.name])
     return [(step, {name: by_step[step.label] for name, by_step in results.items()}) for step in sequence.steps]
 
 
@@ -102,16 +145,16 @@ def number(value, digits=2):
 class Table:
     """Collects rows; prints Markdown and tab separated values."""
 
-    COLUMNS = ("step", "image", "dismd s", "wimmount s", "squashfs s", "against wimmount", "against squashfs",
-               "CPU s dismd / wimmount", "peak MiB dismd / wimmount", "runs", "reached")
-
-    def __init__(self):
+    def __init__(self, peer="wimmount", kernel="squashfs"):
+        self.columns = ("step", "image", "dismd s", f"{peer} s", f"{kernel} s", f"against {peer}", f"against {kernel}",
+                        f"CPU s dismd / {peer}", f"peak MiB dismd / {peer}", "runs", "reached")
+        self.kernel = kernel
         self.rows, self.values, self.failed = [], [], []
 
     def add(self, step, image, samples):
         ours = samples.get("dismd", Samples())
         theirs = samples.get("wimmount", Samples())
-        kernel = samples.get("squashfs", Samples())
+        kernel = samples.get(self.kernel, Samples())
         verdicts = []
 
         def compare(peer, limit, as_speedup):
@@ -129,9 +172,14 @@ class Table:
 
         to_wimmount = compare(theirs, step.to_wimmount, True)
         to_squashfs = compare(kernel, step.to_squashfs, False)
+        if step.seconds is not None:
+            verdicts.append(ours.time is not None and ours.time <= step.seconds)
+            to_wimmount = f"at most {step.seconds * 1000:g} ms"
         reached = "–" if not verdicts else "yes" if all(verdicts) else "**no**"
         runs = "/".join(str(len(entry.seconds)) for entry in (ours, theirs, kernel) if entry.seconds)
-        self._row(step.label, image, number(ours.time), number(theirs.time), number(kernel.time), to_wimmount, to_squashfs,
+        digits = 2 if step.seconds is None else 4
+        self._row(step.label, image, number(ours.time, digits), number(theirs.time, digits), number(kernel.time),
+                  to_wimmount, to_squashfs,
                   f"{number(ours.median_cpu, 1)} / {number(theirs.median_cpu, 1)}",
                   f"{number(ours.max_peak, 0)} / {number(theirs.max_peak, 0)}", runs, reached)
         for name, entry in samples.items():
@@ -150,7 +198,7 @@ class Table:
         self.rows.append(cells)
 
     def markdown(self):
-        lines = ["| " + " | ".join(self.COLUMNS) + " |", "|" + "---|" * len(self.COLUMNS)]
+        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
         return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows])
 
     def tsv(self):
@@ -222,8 +270,8 @@ def parse_options():
     parser = argparse.ArgumentParser(prog="tests/bench/run.sh")
     parser.add_argument("corpus")
     parser.add_argument("--only", default="", help="steps, separated by commas: " + ", ".join(
-        [sequence.name for sequence in steps.SEQUENCES] + ["memory", "idle"]))
-    parser.add_argument("--systems", default="dismd,wimmount,squashfs", help="which of them to measure")
+        [sequence.name for sequence in steps.SEQUENCES + steps.READ_WRITE] + ["memory", "idle"]))
+    parser.add_argument("--systems", default="dismd,wimmount,squashfs,ext4", help="which of them to measure")
     parser.add_argument("--images", default="", help="only these images, separated by commas")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one run of each")
@@ -244,18 +292,20 @@ def main():
     if "squashfs" in names:
         Squashfs.make(files.tree, squashfs_image)
     makers = {"dismd": lambda: Dismd(scratch), "wimmount": lambda: Wimmount(scratch),
-              "squashfs": lambda: Squashfs(squashfs_image)}
+              "squashfs": lambda: Squashfs(squashfs_image), "ext4": lambda: Ext4(scratch)}
 
-    table, failed = Table(), 0
+    table, read_write_table, failed = Table(), Table("wimmountrw", "ext4"), 0
     systems = [makers[name]() for name in names]
     try:
-        for sequence in steps.SEQUENCES:
+        for sequence in steps.SEQUENCES + steps.READ_WRITE:
             for image in sequence.images:
                 if (wanted and sequence.name not in wanted) or (images and image not in images):
                     continue
+                path = make_one_gib(scratch) if image == steps.ONE_GIB else os.path.join(options.corpus, image)
+                rows = read_write_table if sequence in steps.READ_WRITE else table
                 try:
-                    for step, samples in measure(sequence, os.path.join(options.corpus, image), systems, files, runs):
-                        table.add(step, image, samples)
+                    for step, samples in measure(sequence, path, systems, files, runs):
+                        rows.add(step, image, samples)
                 except Exception:  # one step that fails must not cost the others
                     failed += 1
                     traceback.print_exc()
@@ -273,12 +323,12 @@ def main():
     print(f"\n{machine()}. {files.names} names; large files: {len(files.large)} of {files.large_bytes / 1e6:.0f} MB; "
           f"small files: {files.small_count} in {files.small_directory}. Medians; \"runs\": of dismd/wimmount/squashfs "
           f"(wimmount's steps of more than {SLOW_SECONDS:.0f} s are not repeated).\n")
-    print(table.markdown())
-    if table.failed:
-        print("\nNot reached: " + "; ".join(table.failed))
+    print("\n\n".join(part.markdown() for part in (table, read_write_table) if part.rows))
+    if table.failed or read_write_table.failed:
+        print("\nNot reached: " + "; ".join(table.failed + read_write_table.failed))
     if options.tsv:
         with open(options.tsv, "w", encoding="utf-8") as file:
-            file.write(f"# {machine()}\n" + table.tsv())
+            file.write(f"# {machine()}\n" + table.tsv() + read_write_table.tsv().partition("\n")[2])
     return 1 if failed else 0
 
 

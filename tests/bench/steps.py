@@ -7,6 +7,7 @@ A Sequence is done on one fresh mount, each of its Steps timed in turn.
 import dataclasses
 import os
 import random
+import shutil
 import subprocess
 import threading
 from typing import Callable, Optional
@@ -14,6 +15,11 @@ from typing import Callable, Optional
 SMALL_FILE_BYTES = 64 << 10
 HEAD_BYTES = 4 << 20
 READERS = 4
+COPIED_LIBRARIES = 60
+SMALL_FILES = 1000
+LARGE_BYTES = 100 << 20
+MANY_FILES = 20_000
+MANY_FOLDERS = 20
 
 
 class Files:
@@ -113,6 +119,66 @@ def four_readers(mount, files, _run):
         raise failures[0]
 
 
+# Of read-write mounts.
+
+
+def edit(mount, files, run):
+    """What an image builder does: libraries copied, small files made, one large one."""
+    folder = os.path.join(mount, f"bench-{run}")
+    os.mkdir(folder)
+    for number, name in enumerate(files.large[:COPIED_LIBRARIES]):
+        shutil.copyfile(os.path.join(files.tree, name), os.path.join(folder, f"copy-{number:02}.dll"))
+    for number in range(SMALL_FILES):
+        with open(os.path.join(folder, f"small-{number:04}.txt"), "wb") as file:
+            file.write(b"%08d\n" % number * 100)
+    write_file(os.path.join(folder, "large.bin"), LARGE_BYTES)
+
+
+def write_file(path, size, sync=False):
+    block = random.Random(size).randbytes(1 << 20)
+    with open(path, "wb", buffering=0) as file:
+        for number in range(size >> 20):
+            # No two blocks alike, and half of each compressible.
+            file.write(number.to_bytes(8, "little") + block[8:1 << 19] + bytes(1 << 19))
+        if sync:
+            os.fsync(file.fileno())
+
+
+def create_many(mount, _files, _run):
+    for folder in range(MANY_FOLDERS):
+        path = os.path.join(mount, "many", str(folder))
+        os.makedirs(path)
+        for number in range(MANY_FILES // MANY_FOLDERS):
+            with open(os.path.join(path, f"file-{number:04}"), "wb") as file:
+                file.write(b"%08d\n" % number * 10)
+
+
+def remove_many(mount, _files, _run):
+    shell('rm -r "$1"', os.path.join(mount, "many"))
+
+
+def write_into_large(mount, _files, _run):
+    descriptor = os.open(os.path.join(mount, "one-gib.bin"), os.O_WRONLY)
+    os.pwrite(descriptor, b"4" * 4096, (512 << 20) + 1000)
+    os.close(descriptor)
+
+
+def write_new(mount, _files, run):
+    write_file(os.path.join(mount, f"new-{run}.bin"), 1 << 30)
+
+
+def write_new_and_sync(mount, _files, run):
+    write_file(os.path.join(mount, f"synced-{run}.bin"), 1 << 30, sync=True)
+
+
+def check_committed(image, run):
+    """The edits are in the file, as wimlib reads it."""
+    listing = subprocess.run(["wimdir", image, "1", f"--path=/bench-{run}"], check=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL).stdout
+    if listing.count(b"\n") != 1 + COPIED_LIBRARIES + SMALL_FILES + 1:
+        raise RuntimeError(f"{image} has {listing.count(10)} entries of the edits")
+
+
 @dataclasses.dataclass
 class Step:
     label: str
@@ -121,6 +187,8 @@ class Step:
     # dismd's time over the peer's is to be at most this; None: no target.
     to_wimmount: Optional[float] = None
     to_squashfs: Optional[float] = None
+    # At most so many seconds, whatever a peer takes.
+    seconds: Optional[float] = None
 
 
 @dataclasses.dataclass
@@ -131,6 +199,8 @@ class Sequence:
     # The time of the mount itself counts: the first step begins before it.
     with_mount: bool = False
     squashfs: bool = True
+    # Read-write: on a copy of the image; the last step's action is None where it is the unmount that commits.
+    ext4: bool = False
 
 
 WIM = ("win-xpress.wim", "win-lzx.wim")
@@ -147,6 +217,21 @@ SEQUENCES = (
     Sequence("random", ESD, (Step("30 random small files, cold", random_small, True, 1 / 4.5),), squashfs=False),
     Sequence("head", ESD, (Step("first 4 MiB of a large file, cold", head_of_large, True, 1 / 30),), squashfs=False),
     Sequence("readers", WIM, (Step("four readers at once, large files, cold", four_readers, True, 1 / 2.5),)),
+)
+
+# On read-write mounts. The third system is not squashfs but the file system below (`to_squashfs` is to that).
+ONE_GIB = "one-gib.wim"  # made by bench.py
+READ_WRITE = (
+    Sequence("edits", ("win-lzx.wim",),
+             (Step("copy 60 libraries, make 1,000 small files, write 100 MiB", edit, False, 1 / 5),
+              Step("commit of these, at unmount", None, False, 0.8))),
+    Sequence("many", ("win-lzx.wim",), (Step("make 20,000 small files", create_many, False, 1 / 10),
+                                        Step("rm -r of them", remove_many, False, 1 / 10))),
+    Sequence("patch", (ONE_GIB,),
+             (Step("open a 1 GiB file, write 4 KiB, close", write_into_large, True, seconds=0.010),)),
+    Sequence("write", ("win-lzx.wim",),
+             (Step("sequential write of 1 GiB into a new file", write_new, False, None, 1 / 0.6),
+              Step("the same with fsync", write_new_and_sync, False, None, 1 / 0.6)), ext4=True),
 )
 
 # Done with dismd alone.

@@ -2,6 +2,7 @@
 """The three that are compared, each as something that mounts and unmounts, with the processes that serve the mount."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,13 +33,13 @@ class Dismd:
         self.dismctl = os.path.join(self.service.bin, "dismctl")
         self.environment = {**os.environ, "DISMD_ADDRESS": self.service.address}
 
-    def mount(self, image, directory):
-        subprocess.run([self.dismctl, "mount", image, directory, "--index", "1", "--read-only"], check=True,
-                       env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def mount(self, image, directory, read_only=True):
+        subprocess.run([self.dismctl, "mount", image, directory, "--index", "1", *["--read-only"] * read_only],
+                       check=True, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
-    def unmount(self, directory):
-        subprocess.run([self.dismctl, "unmount", directory, "--discard"], check=True, env=self.environment,
-                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def unmount(self, directory, commit=False):
+        subprocess.run([self.dismctl, "unmount", directory, "--commit" if commit else "--discard"], check=True,
+                       env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def pids(self, directory):
         """The mount's worker, which does all the work of serving it."""
@@ -65,13 +66,13 @@ class Wimmount:
     def __init__(self, _scratch):
         self.serving = {}
 
-    def mount(self, image, directory):
+    def mount(self, image, directory, read_only=True):
         before = set(self._processes())
-        run("wimlib-imagex", "mount", image, "1", directory)
+        run("wimlib-imagex", "mount" if read_only else "mountrw", image, "1", directory)
         self.serving[directory] = [pid for pid in self._processes() if pid not in before]
 
-    def unmount(self, directory):
-        run("wimlib-imagex", "unmount", directory)
+    def unmount(self, directory, commit=False):
+        run("wimlib-imagex", "unmount", directory, *["--commit"] * commit)
         for pid in self.serving.pop(directory):
             processes.wait_until(lambda: not processes.alive(pid), 60, "wimmount's process to end")
 
@@ -118,6 +119,28 @@ class Squashfs:
     def close(self):
         for directory in list(self.mounted):
             self.unmount(directory)
+
+
+class Ext4:
+    """The file system of the scratch directory itself: what a write costs without any service."""
+
+    name = "ext4"
+
+    def __init__(self, _scratch):
+        pass
+
+    def mount(self, _image, _directory, read_only=True):
+        pass
+
+    def unmount(self, directory, commit=False):
+        shutil.rmtree(directory)
+        os.mkdir(directory)
+
+    def pids(self, _directory):
+        return []
+
+    def close(self):
+        pass
 
 
 class Usage:
