@@ -122,8 +122,17 @@ class Calls:
             request["image_index"] = index
         return list(self.stream("MountImage", request))[-1]["operation"]["mount"]
 
-    def unmount(self, directory):
-        return list(self.stream("UnmountImage", {"mount_path": str(directory), "changes": "CHANGES_DISCARD"}))[-1]
+    def unmount(self, directory, changes="CHANGES_DISCARD", **commit):
+        request = {"mount_path": str(directory), "changes": changes}
+        if commit:
+            request["commit"] = commit
+        return list(self.stream("UnmountImage", request))[-1]
+
+    def commit(self, directory, **options):
+        return list(self.stream("CommitImage", {"mount_path": str(directory), "options": options}))[-1]
+
+    def remount(self, directory):
+        return list(self.stream("RemountImage", {"mount_path": str(directory)}))[-1]
 
     def mounts(self):
         return self.call("ListMounts").get("mounts", [])

@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The long forms of the tests of read-write mounts, which the usual run does for seconds:
+#
+#   sudo tests/soak.sh [--minutes N] [--bin DIR]
+#
+#   --minutes N   how long each of them runs (default: 10)
+#   --bin DIR     programs of a build that is there; otherwise the release preset is built
+#
+# Random edits with other seeds each time, committed, applied and compared; random access to one file of the image and to
+# a new one. A failure prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+minutes=10
+bin=
+while (($#)); do
+  case $1 in
+    --minutes) minutes=$2; shift 2 ;;
+    --bin) bin=$2; shift 2 ;;
+    *) sed -n '4,13s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
+  esac
+done
+if [[ -z $bin ]]; then
+  (cd "$root" && cmake --preset release -G Ninja && cmake --build --preset release) >&2
+  bin=$root/build/bin
+fi
+
+scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/dismd-soak.XXXXXX")
+chmod 755 "$scratch"
+export TMPDIR=$scratch DISMD_TEST_RUN=${scratch##*/} DISMD_BIN_DIR=$bin DISMD_TEST_IMAGES=$scratch/images
+export PYTHONDONTWRITEBYTECODE=1 DISMD_BUILD_KIND=plain
+source "$root/tests/leftovers.sh"
+finish() {
+  local status=$?
+  trap - EXIT INT TERM HUP
+  remove_leftovers "$scratch" "$DISMD_TEST_RUN"
+  rm -rf --one-file-system "$scratch"
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+cd "$root/tests/integration"
+/usr/bin/python3 images.py "$DISMD_TEST_IMAGES"
+export DISMD_EDIT_SEED=${DISMD_EDIT_SEED:-random}
+
+echo "--- random edits of a tree, $minutes minutes"
+end=$((SECONDS + minutes * 60)) rounds=0
+while ((SECONDS < end)); do
+  DISMD_EDIT_OPERATIONS=1000 /usr/bin/python3 edit_property_test.py TreeTest.test_edits_commits_and_applies
+  rounds=$((rounds + 1))
+done
+echo "$rounds rounds without a difference"
+
+for name in test_file_of_the_image test_new_file; do
+  echo "--- random access to one file ($name), $minutes minutes"
+  DISMD_EDIT_SECONDS=$((minutes * 60)) /usr/bin/python3 edit_property_test.py "OneFileTest.$name"
+done
+echo "--- all done"
