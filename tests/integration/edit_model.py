@@ -246,6 +246,8 @@ class Edits:
     def op_unlink_open(self):
         path, data = self._file(), self._bytes(20_000)
         parent = os.path.dirname(path)
+        if os.path.lexists(os.path.join(self.model, path)):
+            self._meta(path).modified = None  # it may have other names
 
         def unlink(full):
             with open(full, "r+b") as file:
