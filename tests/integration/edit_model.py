@@ -145,10 +145,18 @@ class Edits:
         self.done[what] = self.done.get(what, 0) + (said[0] == 0)
         return said[0] == 0
 
-    def _names_changed(self, *paths):
-        for path in paths:
-            self.touched_names.add(self._name_key(path))
-            self._meta(os.path.dirname(path)).modified = None
+    def _change_names(self, what, action, *paths, changed):
+        """As _both; the names `changed` come, go or change by it, and with them the times of their folders."""
+        keys = []
+        for path in changed:
+            if os.path.isdir(os.path.join(self.model, os.path.dirname(path))):  # or it cannot succeed
+                keys.append(self._name_key(path))
+        if not self._both(what, action, *paths):
+            return False
+        for key in keys:
+            self.touched_names.add(key)
+            self.table[key[0]].modified = None
+        return True
 
     def _adopt(self, path):
         self.table[os.lstat(os.path.join(self.model, path)).st_ino] = Meta()
@@ -168,9 +176,8 @@ class Edits:
             with open(full, "xb") as file:
                 file.write(data)
 
-        if self._both("create", create, path):
+        if self._change_names("create", create, path, changed=[path]):
             self._adopt(path)
-            self._names_changed(path)
 
     def _change_data(self, what, action):
         path = self._file()
@@ -195,8 +202,11 @@ class Edits:
         data = self._bytes(50_000)
 
         def append(full):
-            with open(full, "ab") as file:
-                file.write(data)
+            descriptor = os.open(full, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
 
         self._change_data("append", append)
 
@@ -239,13 +249,10 @@ class Edits:
 
     def op_unlink(self):
         path = self._file()
-        parent = os.path.dirname(path)
-        if self._both("unlink", os.unlink, path):
-            self._meta(parent).modified = None
+        self._change_names("unlink", os.unlink, path, changed=[path])
 
     def op_unlink_open(self):
         path, data = self._file(), self._bytes(20_000)
-        parent = os.path.dirname(path)
         if os.path.lexists(os.path.join(self.model, path)):
             self._meta(path).modified = None  # it may have other names
 
@@ -257,23 +264,19 @@ class Edits:
                 if file.read(len(data)) != data:
                     raise Mismatch(f"{full}: an unlinked open file lost what was written")
 
-        if self._both("unlink_open", unlink, path):
-            self._meta(parent).modified = None
+        self._change_names("unlink_open", unlink, path, changed=[path])
 
     def op_make_folder(self):
         path = self._new_name()
-        if self._both("mkdir", os.mkdir, path):
+        if self._change_names("mkdir", os.mkdir, path, changed=[path]):
             self._adopt(path)
-            self._names_changed(path)
 
     def op_remove_folder(self):
         path = self._folder()
-        if self._both("rmdir", os.rmdir, path):
-            self._meta(os.path.dirname(path)).modified = None
+        self._change_names("rmdir", os.rmdir, path, changed=[path])
 
     def _rename(self, old, new, flags):
-        if self._both("rename", lambda a, b: rename(a, b, flags), old, new):
-            self._names_changed(old, new)
+        self._change_names("rename", lambda a, b: rename(a, b, flags), old, new, changed=[old, new])
 
     def op_rename_file(self):
         self._rename(self._file(), self._new_name(), 0)
@@ -292,14 +295,13 @@ class Edits:
 
     def op_link(self):
         path = self._new_name()
-        if self._both("link", os.link, self._file(), path):
-            self._names_changed(path)
+        self._change_names("link", os.link, self._file(), path, changed=[path])
 
     def op_symlink(self):
-        path, target = self._new_name(), self.random.choice((b"n001", b"../n002", b"a/b/c", b"."))
-        if self._both("symlink", lambda full: os.symlink(target, full), path):
+        # They lead nowhere: what is done is done to what is named.
+        path, target = self._new_name(), self.random.choice((b"nowhere", b"../nowhere", b"no/where/else"))
+        if self._change_names("symlink", lambda full: os.symlink(target, full), path, changed=[path]):
             self._adopt(path)
-            self._names_changed(path)
 
     def op_times(self):
         path = self.random.choice((self._file(), self._folder()))
