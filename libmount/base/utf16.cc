@@ -184,4 +184,22 @@ int CompareFolded(std::string_view a, std::string_view b) {
   return static_cast<int>(!a.empty()) - static_cast<int>(!b.empty());
 }
 
+void AppendFolded(std::string_view wtf8, std::string& out) {
+  while (!wtf8.empty()) {
+    const auto byte = static_cast<uint8_t>(wtf8.front());
+    if (byte < 0x80) {
+      out.push_back(byte >= 'a' && byte <= 'z' ? static_cast<char>(byte - 'a' + 'A') : static_cast<char>(byte));
+      wtf8.remove_prefix(1);
+      continue;
+    }
+    const uint32_t c = FoldCodePoint(TakeCodePoint(wtf8));
+    if (c >= kBadByte) {
+      out.push_back(static_cast<char>(c - kBadByte));  // alone it is no character's form
+      continue;
+    }
+    char buffer[4];
+    out.append(buffer, static_cast<size_t>(PutCodePoint(c, buffer) - buffer));
+  }
+}
+
 }  // namespace libmount

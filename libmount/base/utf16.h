@@ -38,6 +38,9 @@ char16_t UpcaseUnit(char16_t unit);
 // every character and equal only themselves.
 int CompareFolded(std::string_view a, std::string_view b);
 
+// Appends a form of the string that is the same for all strings that are equal without case, and for no others.
+void AppendFolded(std::string_view wtf8, std::string& out);
+
 inline bool EqualFolded(std::string_view a, std::string_view b) { return CompareFolded(a, b) == 0; }
 
 }  // namespace libmount

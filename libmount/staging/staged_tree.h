@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,8 +32,14 @@ class StagingFiles;  // how staging reaches its directory; tests put one that lo
 struct StagedTreeOptions {
   uid_t uid = 0;  // owner of files without UNIX data
   gid_t gid = 0;
-  bool unix_data =
-      false;  // keep mode, owner and devices of new and changed files as UNIX data (always where the image has)
+  // Keep mode, owner and devices of new and changed files as UNIX data (always done where the image has them).
+  bool unix_data = false;
+  // Of the image, at most 64 bytes: a directory with another is kBadImageFormat.
+  std::string identity;
+  // This process takes the place of one that died, and serves the same kernel mount: the kernel's request numbers go
+  // on, and whatever was there may be open. False for a new mount: numbers of former ones are forgotten, and files
+  // without names are gone.
+  bool resumed = false;
 };
 
 class StagedTree : public WritableTree {
