@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -48,6 +49,8 @@ struct FileRecord {
   std::string security_descriptor;  // self-relative; empty: none
   uint32_t reparse_tag = 0;         // with kAttributeReparsePoint
   uint16_t reparse_reserved = 0;
+  uint16_t reparse_flags = 0;  // of the entry, not of the reparse point: 1: its target was not changed at capture
+  uint32_t unknown_field = 0;  // kept as it is
   BlobHash reparse_hash = {};  // of the reparse data (what follows the 8-byte header)
   uint64_t reparse_size = 0;
   std::optional<UnixFileData> unix_data;
