@@ -97,6 +97,8 @@ struct MetadataExtra {
   uint32_t stream_count = 0;
   uint32_t reparse_tag = 0;
   uint16_t reparse_reserved = 0;  // a field of the reparse point's header, not of its data
+  uint16_t reparse_flags = 0;     // of the dentry: 1: the target was not made relative to the image at capture
+  uint32_t unknown_field = 0;     // of the dentry, at 0x54
   bool has_unix_data = false;
   uint32_t reparse_blob = kNoBlob;
   UnixData unix_data;
@@ -117,6 +119,8 @@ struct ImageMetadata {
   std::vector<TextRange> security;
   std::vector<Sha1Digest> missing_blobs;
   std::string text;
+  // What is in the image and not here (see ParseMetadata): a commit would lose it.
+  uint64_t dropped_entries = 0;
 
   std::string_view Text(TextRange range) const { return std::string_view(text).substr(range.offset, range.size); }
   std::string_view Name(const MetadataEntry& entry) const { return Text({entry.name_offset, entry.name_size}); }
@@ -149,9 +153,9 @@ struct ImageMetadata {
 
 // Parses a metadata resource. Everything in it is taken for hostile: each number is checked, directories may form no
 // loop, and the time is at most n log n in the resource's size. Entries that no file system can show (".", "..", names
-// with a slash or a zero, names that occur twice in a directory) are left out, with a warning in the log.
-// kBadImageFormat, naming `file`; kCancelled.
-// REQUIRES: resource.size() <= kMaxMetadataSize.
+// with a slash or a zero, names that occur twice in a directory) are left out, with a warning in the log, and counted,
+// as are streams that no file can have (data of a directory, named streams of an encrypted file). kBadImageFormat,
+// naming `file`; kCancelled. REQUIRES: resource.size() <= kMaxMetadataSize.
 absl::StatusOr<ImageMetadata> ParseMetadata(absl::Span<const char> resource, const BlobTable& blobs,
                                             const std::string& file, OperationMonitor& monitor);
 

@@ -31,10 +31,6 @@ bool IsSpecialFile(uint32_t mode) {
 
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit * unit + (value % unit ? unit : 0); }
 
-// Of data that no blob table lists (a delta WIM has the rest in another file): with 0 the kernel would ask for nothing,
-// and a reader would take the file for an empty one instead of getting an error.
-constexpr uint64_t kUnknownSize = 1;
-
 // Entries that are looked at for what a reader may want next: many of them may be large, or lie in other chunks.
 constexpr uint32_t kMaxSiblings = 1024;
 
@@ -60,6 +56,9 @@ ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image
       image_(std::move(image)),
       options_(options),
       link_sizes_(image_.extras.size()),
+      base_(&image_, &wim_->blobs),
+      blob_store_(&wim_->source, &wim_->blobs, options.observer,
+                  [this](uint32_t blob, uint64_t offset, absl::Span<char> out) { return ReadBlob(blob, offset, out); }),
       reader_(&wim_->source, &wim_->blobs.resources(), ReaderOptions(*wim_, options)),
       verifier_(
           &reader_, wim_->blobs.size(),
@@ -224,7 +223,7 @@ uint32_t ImageTree::BlobOf(const Node& node) const {
 
 uint64_t ImageTree::BlobSize(uint32_t blob) const {
   if (blob == kNoBlob) return 0;
-  return blob < wim_->blobs.size() ? wim_->blobs.blob_size(blob) : kUnknownSize;
+  return blob < wim_->blobs.size() ? wim_->blobs.blob_size(blob) : kUnknownBlobSize;
 }
 
 ErrnoOr<size_t> ImageTree::Read(NodeId id, uint64_t offset, absl::Span<char> out) const {
@@ -323,7 +322,9 @@ struct statvfs ImageTree::FileSystemStats() const {
 
 void ImageTree::SetCacheBudget(size_t bytes) {
   reader_.SetCacheBudget(bytes);
-  if (bytes <= kIdleBudget) verifier_.Trim();
+  if (bytes > kIdleBudget) return;
+  verifier_.Trim();
+  blob_store_.Trim();
 }
 
 WimTree::Stats ImageTree::GetStats() const {

@@ -22,10 +22,12 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "libmount/tree/reparse.h"
+#include "libmount/tree/windows.h"
 #include "libmount/wim/blob_table.h"
 #include "libmount/wim/blob_verifier.h"
-#include "libmount/wim/image_metadata.h"
+#include "libmount/wim/image_base.h"
 #include "libmount/wim/resource_reader.h"
+#include "libmount/wim/wim_blob_store.h"
 #include "libmount/wim/wim_file.h"
 #include "libmount/wim/wim_header.h"
 #include "libmount/wim/wim_source.h"
@@ -55,9 +57,16 @@ class ImageTree final : public WimTree {
   struct statvfs FileSystemStats() const override;
   void SetCacheBudget(size_t bytes) override;
   Stats GetStats() const override;
+  const BaseImage* base_image() const override { return &base_; }
+  const BlobStore* blob_store() const override { return &blob_store_; }
+  uint64_t dropped_entries() const override { return image_.dropped_entries; }
+  void SuspendChangeDetection() override { wim_->source.SuspendWatch(); }
+  void RenewChangeDetection() override { wim_->source.RenewWatch(); }
+  absl::Status CheckImageUnchanged() const override { return wim_->source.CheckUnchanged(); }
+  absl::Status ReloadBlobs(OperationMonitor& monitor) override { return blob_store_.Reload(monitor); }
 
  private:
-  static constexpr int kStreamShift = 40;
+  static constexpr int kStreamShift = kNodeStreamShift;
 
   // A node id, taken apart. `stream` is null for the file itself.
   struct Node {
@@ -114,6 +123,8 @@ class ImageTree final : public WimTree {
   // Blobs that cannot even be tried, and have been reported.
   mutable absl::flat_hash_set<uint32_t> unreadable_reported_ ABSL_GUARDED_BY(mutex_);
 
+  const ImageBase base_;
+  WimBlobStore blob_store_;
   mutable ResourceReader reader_;
   mutable BlobVerifier verifier_;  // last: its background check calls back into the rest until it is destroyed
 };

@@ -35,37 +35,6 @@ absl::Status BadTable(const std::string& file) {
                                    file));
 }
 
-struct IntegrityTable {
-  uint64_t chunk_size = 0;
-  std::string hashes;
-
-  uint64_t count() const { return hashes.size() / kHashSize; }
-};
-
-absl::StatusOr<IntegrityTable> ReadTable(const WimSource& source, uint16_t part, const WimHeader& header) {
-  const ResourceHeader& resource = header.integrity_table;
-  const std::string& file = source.part_name(part);
-  const uint64_t file_size = source.part_size(part);
-  if (resource.offset > file_size || resource.size_in_file > file_size - resource.offset ||
-      resource.size_in_file < kTableHeaderSize || (resource.flags & kResourceCompressed)) {
-    return BadTable(file);
-  }
-  char fixed[kTableHeaderSize];
-  if (absl::Status status = source.Read(part, resource.offset, absl::MakeSpan(fixed)); !status.ok()) return status;
-  const uint64_t count = LoadLe32(fixed + 4);
-  IntegrityTable table;
-  table.chunk_size = LoadLe32(fixed + 8);
-  const uint64_t covered = IntegrityCoverage(header);
-  if (table.chunk_size == 0 || count * kHashSize > resource.size_in_file - kTableHeaderSize ||
-      count != covered / table.chunk_size + (covered % table.chunk_size != 0)) {
-    return BadTable(file);
-  }
-  table.hashes.resize(count * kHashSize);
-  absl::Status status = source.Read(part, resource.offset + kTableHeaderSize, absl::MakeSpan(table.hashes));
-  if (!status.ok()) return status;
-  return table;
-}
-
 // The threads that hash one part, chunk by chunk.
 class PartHasher {
  public:
@@ -167,6 +136,32 @@ void PartHasher::Fail(uint64_t chunk, absl::Status status) {
 
 }  // namespace
 
+uint64_t IntegrityTable::count() const { return hashes.size() / kHashSize; }
+
+absl::StatusOr<IntegrityTable> ReadIntegrityTable(const WimSource& source, uint16_t part, const WimHeader& header) {
+  const ResourceHeader& resource = header.integrity_table;
+  const std::string& file = source.part_name(part);
+  const uint64_t file_size = source.part_size(part);
+  if (resource.offset > file_size || resource.size_in_file > file_size - resource.offset ||
+      resource.size_in_file < kTableHeaderSize || (resource.flags & kResourceCompressed)) {
+    return BadTable(file);
+  }
+  char fixed[kTableHeaderSize];
+  if (absl::Status status = source.Read(part, resource.offset, absl::MakeSpan(fixed)); !status.ok()) return status;
+  const uint64_t count = LoadLe32(fixed + 4);
+  IntegrityTable table;
+  table.chunk_size = LoadLe32(fixed + 8);
+  const uint64_t covered = IntegrityCoverage(header);
+  if (table.chunk_size == 0 || count * kHashSize > resource.size_in_file - kTableHeaderSize ||
+      count != covered / table.chunk_size + (covered % table.chunk_size != 0)) {
+    return BadTable(file);
+  }
+  table.hashes.resize(count * kHashSize);
+  absl::Status status = source.Read(part, resource.offset + kTableHeaderSize, absl::MakeSpan(table.hashes));
+  if (!status.ok()) return status;
+  return table;
+}
+
 uint64_t IntegrityCoverage(const WimHeader& header) {
   if (header.integrity_table.empty()) return 0;
   const uint64_t end = header.blob_table.offset + header.blob_table.size_in_file;
@@ -176,7 +171,7 @@ uint64_t IntegrityCoverage(const WimHeader& header) {
 absl::Status CheckPartIntegrity(const WimSource& source, uint16_t part, const WimHeader& header,
                                 IntegrityProgress& progress, OperationMonitor& monitor) {
   if (header.integrity_table.empty()) return absl::OkStatus();
-  absl::StatusOr<IntegrityTable> table = ReadTable(source, part, header);
+  absl::StatusOr<IntegrityTable> table = ReadIntegrityTable(source, part, header);
   if (!table.ok()) return table.status();
   return PartHasher(source, part, *table, IntegrityCoverage(header)).Run(progress, monitor);
 }

@@ -12,8 +12,10 @@
 #define LIBMOUNT_WIM_INTEGRITY_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "libmount/base/monitor.h"
 #include "libmount/wim/wim_header.h"
 #include "libmount/wim/wim_source.h"
@@ -25,6 +27,16 @@ struct IntegrityProgress {
   uint64_t bytes_done = 0;
   uint64_t bytes_total = 0;
 };
+
+struct IntegrityTable {
+  uint64_t chunk_size = 0;
+  std::string hashes;  // 20 bytes each
+
+  uint64_t count() const;
+};
+
+// REQUIRES: the header names one. kIntegrityCheckFailed: it makes no sense.
+absl::StatusOr<IntegrityTable> ReadIntegrityTable(const WimSource& source, uint16_t part, const WimHeader& header);
 
 // The bytes that the part's table covers; 0 where it has none.
 uint64_t IntegrityCoverage(const WimHeader& header);

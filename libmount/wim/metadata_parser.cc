@@ -28,8 +28,10 @@ constexpr size_t kCreationTimeAt = 0x28;
 constexpr size_t kAccessTimeAt = 0x30;
 constexpr size_t kWriteTimeAt = 0x38;
 constexpr size_t kHashAt = 0x40;
+constexpr size_t kUnknownFieldAt = 0x54;
 constexpr size_t kReparseTagAt = 0x58;
 constexpr size_t kReparseReservedAt = 0x5c;
+constexpr size_t kReparseFlagsAt = 0x5e;
 constexpr size_t kHardLinkGroupAt = 0x58;
 constexpr size_t kStreamCountAt = 0x60;
 constexpr size_t kShortNameSizeAt = 0x62;
@@ -102,6 +104,8 @@ class Parser {
   absl::StatusOr<uint64_t> SkipStreams(const Dentry& dentry) const;
   void ReadStreams(const Dentry& dentry, MetadataInode& inode, MetadataExtra& extra);
   std::string_view TaggedItemsOf(const Dentry& dentry) const;
+  // Whether it names a list that is not empty.
+  bool HasChildren(const Dentry& dentry) const;
   absl::Status Consume(uint64_t bytes);
 
   uint32_t FindBlob(const Sha1Digest& hash);
@@ -247,7 +251,11 @@ absl::Status Parser::ReadNames(const Pending& pending) {
       Warn(pending.directory, absl::StrFormat("the name \"%s\", which no file can have", name));
       image_.text.resize(entry.name_offset);
     } else {
-      if (dentry->short_name.size() <= 2 * kMaxNameUnits) AppendUtf16Le(dentry->short_name, image_.text);
+      if (dentry->short_name.size() <= 2 * kMaxNameUnits) {
+        AppendUtf16Le(dentry->short_name, image_.text);
+      } else {
+        ++image_.dropped_entries;
+      }
       entry.short_name_size = static_cast<uint16_t>(image_.text.size() - entry.name_offset - entry.name_size);
       image_.entries.push_back(entry);
       dentry_offsets_.push_back(offset);
@@ -319,7 +327,9 @@ absl::Status Parser::AddInode(uint32_t entry, uint64_t offset, uint32_t depth) {
   if (reparse) {
     extra.reparse_tag = LoadLe32(at + kReparseTagAt);
     extra.reparse_reserved = LoadLe16(at + kReparseReservedAt);
+    extra.reparse_flags = LoadLe16(at + kReparseFlagsAt);
   }
+  extra.unknown_field = LoadLe32(at + kUnknownFieldAt);
   ReadStreams(*dentry, inode, extra);
   std::string_view tagged_items = TaggedItemsOf(*dentry);
   if (!tagged_items.empty()) {
@@ -331,12 +341,13 @@ absl::Status Parser::AddInode(uint32_t entry, uint64_t offset, uint32_t depth) {
                          LoadLe32(unix_data.data() + 12)};
     }
   }
-  if (reparse || extra.stream_count > 0 || !tagged_items.empty()) {
+  if (reparse || extra.stream_count > 0 || !tagged_items.empty() || extra.unknown_field != 0) {
     inode.extra = static_cast<uint32_t>(image_.extras.size());
     image_.extras.push_back(extra);
   }
   if (image_.IsDirectory(inode)) {
     const uint32_t directory = static_cast<uint32_t>(image_.directories.size());
+    if (inode.content != kNoBlob) ++image_.dropped_entries;
     inode.content = directory;
     inode.link_count = 2;
     image_.directories.push_back({index, entry + 1, 0});
@@ -345,6 +356,7 @@ absl::Status Parser::AddInode(uint32_t entry, uint64_t offset, uint32_t depth) {
   } else if (!reparse && LoadLe64(at + kHardLinkGroupAt) != 0 && !(inode.attributes & kAttributeDirectory)) {
     hard_links_.push_back({LoadLe64(at + kHardLinkGroupAt), inode.content, index});
   }
+  if (!image_.IsDirectory(inode) && HasChildren(*dentry)) ++image_.dropped_entries;
   image_.inodes.push_back(inode);
   return absl::OkStatus();
 }
@@ -404,6 +416,8 @@ void Parser::ReadStreams(const Dentry& dentry, MetadataInode& inode, MetadataExt
     } else if (data_wanted) {
       data_wanted = false;
       inode.content = FindBlob(hash);
+    } else if (hash != Sha1Digest{}) {
+      ++image_.dropped_entries;
     }
   };
   const Sha1Digest default_hash = LoadHash(dentry.at + kHashAt);
@@ -425,6 +439,8 @@ void Parser::ReadStreams(const Dentry& dentry, MetadataInode& inode, MetadataExt
       stream.blob = FindBlob(hash);
       image_.streams.push_back(stream);
       ++extra.stream_count;
+    } else {
+      ++image_.dropped_entries;
     }
     offset += std::min<uint64_t>(Align8(LoadLe64(at)), resource_.size() - offset);
   }
@@ -437,6 +453,12 @@ std::string_view Parser::TaggedItemsOf(const Dentry& dentry) const {
   begin = Align8(begin);
   const uint64_t end = dentry.offset + dentry.size;
   return begin < end ? std::string_view(resource_.data() + begin, end - begin) : std::string_view();
+}
+
+bool Parser::HasChildren(const Dentry& dentry) const {
+  const uint64_t offset = dentry.subdirectory();
+  if (offset == 0 || offset > resource_.size() || resource_.size() - offset < kEndOfDirectory) return false;
+  return LoadLe64(resource_.data() + offset) > kEndOfDirectory;
 }
 
 // Lists that do not overlap cannot hold more bytes than there are. So this ends loops, and also trees in which many
@@ -511,6 +533,7 @@ void Parser::IndexShortNames() {
 }
 
 void Parser::Warn(uint32_t directory, std::string_view what) {
+  ++image_.dropped_entries;
   if (++warnings_ > kMaxWarnings) return;
   const MetadataInode& inode = image_.inodes[image_.directories[directory].inode];
   Log(Severity::kWarning, absl::StrFormat("%s: an entry in /%s is left out: %s", file_, image_.PathOf(inode), what));

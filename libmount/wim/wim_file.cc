@@ -13,6 +13,7 @@
 #include "libmount/base/utf16.h"
 #include "libmount/wim/image_tree.h"
 #include "libmount/wim/integrity.h"
+#include "libmount/wim/saved_metadata.h"
 #include "libmount/wim/sha1.h"
 #include "libmount/wim/wim_xml.h"
 
@@ -48,6 +49,9 @@ class WimFileImpl final : public WimFile {
   absl::Status CheckIntegrity(OperationMonitor& monitor) const override;
   absl::StatusOr<std::unique_ptr<WimTree>> OpenTree(uint32_t index, const WimTreeOptions& options,
                                                     OperationMonitor& monitor) const override;
+  absl::Status SaveMetadata(uint32_t index, int fd, OperationMonitor& monitor) const override;
+  absl::StatusOr<std::unique_ptr<WimTree>> OpenTreeFromMetadata(int fd, const WimTreeOptions& options,
+                                                                OperationMonitor& monitor) const override;
 
  private:
   const WimHeader& header() const { return wim_->headers.front(); }
@@ -56,6 +60,7 @@ class WimFileImpl final : public WimFile {
   absl::Status LoadFurtherParts(const SiblingOpener& open_sibling, OperationMonitor& monitor);
   absl::Status LoadPart(uint16_t part, const SiblingOpener& open_sibling);
   absl::Status LoadImages(OperationMonitor& monitor);
+  absl::Status CheckIndex(uint32_t index) const;
   absl::StatusOr<ImageMetadata> LoadMetadata(uint32_t index, OperationMonitor& monitor) const;
 
   std::shared_ptr<WimContents> wim_ = std::make_shared<WimContents>();
@@ -193,18 +198,39 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   return parsed;
 }
 
+absl::Status WimFileImpl::CheckIndex(uint32_t index) const {
+  if (index != 0 && index <= images_.size()) return absl::OkStatus();
+  return MakeError(Reason::kInvalidImageIndex, absl::StrFormat("%s holds the images 1 to %d, and not one of index %d",
+                                                               name(), images_.size(), index));
+}
+
 absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTree(uint32_t index, const WimTreeOptions& options,
                                                                OperationMonitor& monitor) const {
-  if (index == 0 || index > images_.size()) {
-    return MakeError(Reason::kInvalidImageIndex, absl::StrFormat("%s holds the images 1 to %d, and not one of index %d",
-                                                                 name(), images_.size(), index));
-  }
+  if (absl::Status status = CheckIndex(index); !status.ok()) return status;
   absl::StatusOr<ImageMetadata> metadata = LoadMetadata(index, monitor);
   if (!metadata.ok()) return metadata.status();
   auto tree = std::make_unique<ImageTree>(wim_, *std::move(metadata), options);
   // The resource and the growing arrays leave holes of several times the size of what stays.
   malloc_trim(0);
   return tree;
+}
+
+absl::Status WimFileImpl::SaveMetadata(uint32_t index, int fd, OperationMonitor& monitor) const {
+  if (absl::Status status = CheckIndex(index); !status.ok()) return status;
+  const BlobTable::Metadata& metadata = wim_->blobs.metadata()[index - 1];
+  const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
+  absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
+  if (!bytes.ok()) return bytes.status();
+  return WriteSavedMetadata(bytes->span(), fd);
+}
+
+absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTreeFromMetadata(int fd, const WimTreeOptions& options,
+                                                                           OperationMonitor& monitor) const {
+  absl::StatusOr<ChunkBuffer> bytes = ReadSavedMetadata(fd);
+  if (!bytes.ok()) return bytes.status();
+  absl::StatusOr<ImageMetadata> metadata = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
+  if (!metadata.ok()) return metadata.status();
+  return std::make_unique<ImageTree>(wim_, *std::move(metadata), options);
 }
 
 }  // namespace

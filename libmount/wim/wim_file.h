@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "libmount/base/monitor.h"
 #include "libmount/base/unique_fd.h"
+#include "libmount/tree/base_image.h"
 #include "libmount/tree/file_tree.h"
 #include "libmount/tree/image_info.h"
 
@@ -61,6 +62,25 @@ class WimTree : public FileTree {
     uint64_t damaged_blobs = 0;
   };
   virtual Stats GetStats() const = 0;
+
+  // For changing and committing (of trees made by a WimFile). All thread-safe; what is returned lives as long as the
+  // tree.
+
+  // The image as it was when the tree was opened, for good: commits do not change it.
+  virtual const BaseImage* base_image() const { return nullptr; }
+  // The blobs of the file: those it had then, and those it has since the last ReloadBlobs.
+  virtual const BlobStore* blob_store() const { return nullptr; }
+  // Entries and streams that are in the image and not in this tree: a commit would lose them.
+  virtual uint64_t dropped_entries() const { return 0; }
+
+  // A commit of our own, by this mount or another one of the same file, is announced: between these two the tree does
+  // not look whether its file was changed; then it takes the file as it is for what it should be. Calls nest.
+  virtual void SuspendChangeDetection() {}
+  virtual void RenewChangeDetection() {}
+  // kImageChanged: by somebody else, since the tree was opened or change detection renewed.
+  virtual absl::Status CheckImageUnchanged() const { return absl::OkStatus(); }
+  // After a commit: makes what it stored readable through blob_store().
+  virtual absl::Status ReloadBlobs(OperationMonitor& monitor) { return absl::OkStatus(); }
 };
 
 class WimFile {
@@ -93,6 +113,13 @@ class WimFile {
   // kInvalidImageIndex; kBadImageFormat.
   virtual absl::StatusOr<std::unique_ptr<WimTree>> OpenTree(uint32_t index, const WimTreeOptions& options,
                                                             OperationMonitor& monitor) const = 0;
+
+  // A tree whose node ids outlive commits: SaveMetadata writes the metadata of an image, as it is, to the start of an
+  // empty file and syncs it; OpenTreeFromMetadata makes the tree of that time of it, with blobs looked up in this file
+  // as it is now. kBadImageFormat: damaged, kOutOfResources.
+  virtual absl::Status SaveMetadata(uint32_t index, int fd, OperationMonitor& monitor) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<WimTree>> OpenTreeFromMetadata(int fd, const WimTreeOptions& options,
+                                                                        OperationMonitor& monitor) const = 0;
 };
 
 }  // namespace libmount

@@ -35,9 +35,9 @@ absl::Status WimSource::AddPart(UniqueFd fd, std::string name) {
   part.fd = std::move(fd);
   part.name = std::move(name);
   part.size = static_cast<uint64_t>(facts.st_size);
-  part.modification_time = facts.st_mtim;
-  part.change_time = facts.st_ctim;
   parts_.push_back(std::move(part));
+  absl::MutexLock lock(&mutex_);
+  expected_.push_back(StateOf(facts));
   return absl::OkStatus();
 }
 
@@ -61,7 +61,7 @@ absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<c
     }
     done += static_cast<size_t>(count);
   }
-  absl::Status unchanged = CheckUnchanged(part);
+  absl::Status unchanged = CheckUnchanged(part_number - 1u);
   if (!unchanged.ok()) return unchanged;
   if (done == out.size()) return absl::OkStatus();
   if (read_error == 0) {
@@ -73,14 +73,51 @@ absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<c
       absl::StrFormat("%s: reading %d bytes at offset %d failed; check the disk", part.name, out.size(), offset));
 }
 
-absl::Status WimSource::CheckUnchanged(const Part& part) const {
-  struct stat facts;
+WimSource::State WimSource::StateOf(const struct stat& facts) {
   // Access time is left out: our own reads change it.
-  bool same = fstat(part.fd.get(), &facts) == 0 && static_cast<uint64_t>(facts.st_size) == part.size &&
-              SameTime(facts.st_mtim, part.modification_time) && SameTime(facts.st_ctim, part.change_time);
-  if (same) return absl::OkStatus();
+  return {static_cast<uint64_t>(facts.st_size), facts.st_mtim, facts.st_ctim};
+}
+
+absl::Status WimSource::CheckUnchanged(size_t part_index) const {
+  const Part& part = parts_[part_index];
+  struct stat facts;
+  {
+    // The file is examined under the lock, so that a state from before RenewWatch is not compared with one from after.
+    absl::ReaderMutexLock lock(&mutex_);
+    if (suspended_ > 0) return absl::OkStatus();
+    if (fstat(part.fd.get(), &facts) == 0) {
+      const State now = StateOf(facts);
+      const State& expected = expected_[part_index];
+      if (now.size == expected.size && SameTime(now.modification_time, expected.modification_time) &&
+          SameTime(now.change_time, expected.change_time)) {
+        return absl::OkStatus();
+      }
+    }
+  }
   changed_.store(true, std::memory_order_relaxed);
   return ChangedError(part.name);
+}
+
+absl::Status WimSource::CheckUnchanged() const {
+  if (changed()) return ChangedError(parts_.front().name);
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    if (absl::Status status = CheckUnchanged(i); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void WimSource::SuspendWatch() const {
+  absl::MutexLock lock(&mutex_);
+  ++suspended_;
+}
+
+void WimSource::RenewWatch() const {
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    struct stat facts;
+    if (fstat(parts_[i].fd.get(), &facts) == 0) expected_[i] = StateOf(facts);
+  }
+  if (suspended_ > 0) --suspended_;
 }
 
 }  // namespace libmount

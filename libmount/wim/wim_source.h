@@ -2,7 +2,10 @@
 //
 // WimSource: the file or files of a WIM, read with pread, watched for changes made by others.
 //
-// Thread safety: Read and changed may be called from any number of threads.
+// A commit of our own (of this mount, or of another one of the same file) only appends, and so leaves in place what
+// was read here. It is announced: SuspendWatch before its first write, RenewWatch after its last.
+//
+// Thread safety: const methods may be called from any number of threads.
 
 #ifndef LIBMOUNT_WIM_WIM_SOURCE_H_
 #define LIBMOUNT_WIM_WIM_SOURCE_H_
@@ -14,7 +17,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "libmount/base/unique_fd.h"
 
@@ -39,6 +44,14 @@ class WimSource {
   // AddPart: kImageChanged when they differ (or the file is now shorter), and from then on for every read.
   absl::Status Read(uint16_t part, uint64_t offset, absl::Span<char> out) const;
 
+  // Between these two, reads do not look whether the file was changed. Calls may nest. RenewWatch takes the file as it
+  // is then for what it should be.
+  void SuspendWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void RenewWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Looks now; as Read does after each read.
+  absl::Status CheckUnchanged() const;
+
   // True once a read has found the file changed.
   bool changed() const { return changed_.load(std::memory_order_relaxed); }
 
@@ -46,14 +59,22 @@ class WimSource {
   struct Part {
     UniqueFd fd;
     std::string name;
+    uint64_t size = 0;  // when it was added: what is read lies within
+  };
+  // What tells a file from one that was changed.
+  struct State {
     uint64_t size = 0;
     timespec modification_time = {};
     timespec change_time = {};
   };
 
-  absl::Status CheckUnchanged(const Part& part) const;
+  static State StateOf(const struct stat& facts);
+  absl::Status CheckUnchanged(size_t part_index) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::vector<Part> parts_;
+  mutable absl::Mutex mutex_;
+  mutable std::vector<State> expected_ ABSL_GUARDED_BY(mutex_);  // of each part
+  mutable int suspended_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable std::atomic<bool> changed_ = false;
 };
 

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// CommitImage. README.md draws the order of its writes.
+
+#include "libmount/wim/wim_commit.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "libmount/base/log.h"
+#include "libmount/base/reason.h"
+#include "libmount/base/test_seam.h"
+#include "libmount/wim/blob_table.h"
+#include "libmount/wim/blob_table_writer.h"
+#include "libmount/wim/file_appender.h"
+#include "libmount/wim/image_metadata.h"
+#include "libmount/wim/integrity_writer.h"
+#include "libmount/wim/metadata_writer.h"
+#include "libmount/wim/new_blobs.h"
+#include "libmount/wim/resource_reader.h"
+#include "libmount/wim/resource_writer.h"
+#include "libmount/wim/wim_header.h"
+#include "libmount/wim/wim_source.h"
+#include "libmount/wim/wim_xml.h"
+#include "libmount/wim/xml_writer.h"
+
+namespace libmount {
+namespace {
+
+// Fields of the header that a commit changes.
+constexpr size_t kImageCountAt = 0x2c;
+constexpr size_t kBlobTableAt = 0x30;
+constexpr size_t kXmlAt = 0x48;
+constexpr size_t kBootMetadataAt = 0x60;
+constexpr size_t kIntegrityTableAt = 0x7c;
+
+constexpr uint64_t kMaxBlobTableSize = uint64_t{16 << 20} * 50;  // as BlobTable reads
+constexpr uint32_t kMaxImages = 1 << 16;
+
+uint64_t WindowsTimeNow() {
+  constexpr uint64_t kUnixEpochSeconds = 11'644'473'600;
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return (static_cast<uint64_t>(now.tv_sec) + kUnixEpochSeconds) * 10'000'000 +
+         static_cast<uint64_t>(now.tv_nsec) / 100;
+}
+
+uint64_t FileSize(int fd) {
+  struct stat facts;
+  return fstat(fd, &facts) == 0 ? static_cast<uint64_t>(facts.st_size) : 0;
+}
+
+absl::Status SyncData(int fd, const std::string& name) {
+  if (fdatasync(fd) == 0) return absl::OkStatus();
+  const bool full = errno == ENOSPC || errno == EDQUOT;
+  return MakeErrnoError(full ? Reason::kOutOfResources : Reason::kUnspecified, errno,
+                        absl::StrFormat("%s: its data could not be brought to the disk", name));
+}
+
+absl::Status CutOff(int fd, const std::string& name, uint64_t size) {
+  if (ftruncate(fd, static_cast<off_t>(size)) != 0) {
+    return MakeErrnoError(Reason::kUnspecified, errno,
+                          absl::StrFormat("%s: what an unfinished commit left at its end could not be removed", name));
+  }
+  return SyncData(fd, name);
+}
+
+// One commit, step by step.
+class Commit {
+ public:
+  Commit(int fd, const std::string& name, uint32_t index, const ImageContents& contents,
+         const WimCommitOptions& options, OperationMonitor& monitor)
+      : fd_(fd), name_(name), index_(index), contents_(contents), options_(options), monitor_(monitor) {}
+  ~Commit();
+
+  absl::StatusOr<WimCommitResult> Run();
+
+ private:
+  absl::Status Load();
+  absl::Status CheckWritable() const;
+  absl::Status WriteResources();
+  absl::Status WriteMetadata();
+  absl::Status WriteBlobTable();
+  absl::Status WriteXml();
+  absl::Status WriteIntegrityTable();
+  absl::Status WriteHeader();
+
+  absl::Status Progress(uint64_t bytes);
+  // A place to be killed at, in tests; and a look whether to go on.
+  absl::Status Step(std::string_view seam) const;
+
+  const WimHeader& header() const { return headers_[0]; }
+
+  const int fd_;
+  const std::string& name_;
+  const uint32_t index_;
+  const ImageContents& contents_;
+  const WimCommitOptions& options_;
+  OperationMonitor& monitor_;
+
+  // The file as it was.
+  std::string old_header_;
+  uint64_t old_size_ = 0;
+  WimSource source_;
+  std::vector<WimHeader> headers_;
+  BlobTable blobs_;
+  std::string old_table_;
+  std::string old_xml_;
+  uint64_t old_metadata_size_ = 0;
+  BlobReferences old_references_;
+  std::optional<IntegrityTable> old_integrity_;
+  std::optional<MetadataWriter> tree_;
+
+  // What becomes of it.
+  bool began_ = false;      // something may have been written
+  bool committed_ = false;  // the header may have been written: nothing is cut off any more
+  std::optional<FileAppender> out_;
+  std::unique_ptr<ResourceWriter> writer_;
+  std::optional<NewBlobs> new_blobs_;
+  std::optional<BlobTableWriter> table_;
+  uint32_t new_index_ = 0;
+  Sha1Digest metadata_hash_ = {};
+  ResourceHeader metadata_;
+  ResourceHeader blob_table_;
+  ResourceHeader xml_;
+  ResourceHeader integrity_;
+  WimCommitResult result_;
+  uint64_t bytes_done_ = 0;
+  uint64_t bytes_total_ = 0;
+};
+
+Commit::~Commit() {
+  writer_.reset();  // its threads
+  if (!began_ || committed_) return;
+  if (absl::Status status = CutOff(fd_, name_, old_size_); !status.ok()) {
+    Log(Severity::kError, std::string_view(status.message().data(), status.message().size()));
+  }
+}
+
+absl::Status Commit::Progress(uint64_t bytes) {
+  bytes_done_ += bytes;
+  bytes_total_ = std::max(bytes_total_, bytes_done_);
+  monitor_.Report({Phase::kCommitting, bytes_done_, bytes_total_});
+  return CheckCancelled(monitor_);
+}
+
+absl::Status Commit::Step(std::string_view seam) const {
+  if (!seam.empty()) TestSeam(seam, [this] { return monitor_.cancelled(); });
+  return CheckCancelled(monitor_);
+}
+
+absl::Status Commit::CheckWritable() const {
+  if (header().pipable) return MakeError(Reason::kImageReadOnly, absl::StrFormat("%s is pipable", name_));
+  if (header().flags & kWimReadOnly) {
+    return MakeError(Reason::kImageReadOnly, absl::StrFormat("%s is marked as read-only", name_));
+  }
+  if (header().part_count != 1 || (header().flags & kWimSpanned)) {
+    return MakeError(Reason::kSplitImage, absl::StrFormat("%s is a part of a split set", name_));
+  }
+  if (header().flags & kWimWriteInProgress) {
+    return MakeError(Reason::kImageInUse, absl::StrFormat("%s is being written by another program, or was when that "
+                                                          "ended",
+                                                          name_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Commit::Load() {
+  UniqueFd fd(fcntl(fd_, F_DUPFD_CLOEXEC, 0));
+  if (!fd) return MakeErrnoError(Reason::kOutOfResources, errno, "no descriptor for the commit");
+  if (fcntl(fd_, F_GETFL) & O_APPEND) {
+    return MakeError(Reason::kUnspecified, absl::StrFormat("%s is open for appending only", name_));
+  }
+  if (absl::Status status = source_.AddPart(std::move(fd), name_); !status.ok()) return status;
+  old_size_ = source_.part_size(1);
+  absl::StatusOr<WimHeader> header = ReadWimHeader(source_, 1);
+  if (!header.ok()) return header.status();
+  headers_.push_back(*std::move(header));
+  if (absl::Status status = CheckWritable(); !status.ok()) return status;
+  old_header_.resize(kWimHeaderSize);
+  if (absl::Status status = source_.Read(1, 0, absl::MakeSpan(old_header_)); !status.ok()) return status;
+
+  absl::StatusOr<BlobTable> blobs = BlobTable::Load(source_, headers_, monitor_);
+  if (!blobs.ok()) return blobs.status();
+  blobs_ = *std::move(blobs);
+  if (blobs_.has_solid_resources()) {
+    return MakeError(Reason::kSolidImage, absl::StrFormat("%s has solid resources", name_));
+  }
+  const size_t image_count = blobs_.metadata().size();
+  if (index_ == 0 || index_ > image_count) {
+    return MakeError(Reason::kInvalidImageIndex, absl::StrFormat("%s holds the images 1 to %d, and not one of index %d",
+                                                                 name_, image_count, index_));
+  }
+  if (options_.append && image_count >= kMaxImages) {
+    return MakeError(Reason::kOutOfResources,
+                     absl::StrFormat("%s holds %d images, and no more can be added", name_, image_count));
+  }
+  new_index_ = options_.append ? static_cast<uint32_t>(image_count) + 1 : index_;
+
+  auto read_whole = [this](const ResourceHeader& resource, uint64_t most, std::string_view what,
+                           std::string& bytes) -> absl::Status {
+    if (resource.empty()) return absl::OkStatus();
+    absl::StatusOr<ResourceLocation> location = LocateResource(resource, this->header(), source_, 1, what);
+    if (!location.ok()) return location.status();
+    absl::StatusOr<ChunkBuffer> read = ReadWholeResource(source_, *location, most, monitor_);
+    if (!read.ok()) return read.status();
+    bytes.assign(read->data(), read->size());
+    return absl::OkStatus();
+  };
+  absl::Status status = read_whole(this->header().blob_table, kMaxBlobTableSize, "blob table", old_table_);
+  if (status.ok()) status = read_whole(this->header().xml, kMaxXmlSize, "XML data", old_xml_);
+  if (!status.ok()) return status;
+  table_.emplace(old_table_, static_cast<uint32_t>(image_count));
+  if (table_->image_count() != image_count) {
+    return MakeError(Reason::kBadImageFormat, absl::StrFormat("%s: its blob table cannot be changed", name_));
+  }
+  if (!this->header().integrity_table.empty()) {
+    absl::StatusOr<IntegrityTable> integrity = ReadIntegrityTable(source_, 1, this->header());
+    if (!integrity.ok()) return integrity.status();
+    old_integrity_ = *std::move(integrity);
+  }
+
+  // The image as the file has it now: whose references go, and whose security descriptors keep their numbers.
+  const BlobTable::Metadata& metadata = blobs_.metadata()[index_ - 1];
+  absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(source_, metadata.location, kMaxMetadataSize, monitor_);
+  if (!bytes.ok()) return bytes.status();
+  if (Sha1::Of(bytes->span()) != metadata.hash) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrFormat("%s: the directory tree of image %d is damaged", name_, index_));
+  }
+  absl::StatusOr<ImageMetadata> image = ParseMetadata(bytes->span(), blobs_, name_, monitor_);
+  if (!image.ok()) return image.status();
+  old_metadata_size_ = bytes->size();
+  tree_.emplace(*image, name_);
+  if (!options_.append) old_references_ = CountReferences(*image, blobs_);
+  return absl::OkStatus();
+}
+
+absl::Status Commit::WriteResources() {
+  began_ = true;
+  out_.emplace(fd_, name_, old_size_);
+  ResourceWriter::Format format{header().compression, header().chunk_size, options_.threads};
+  absl::StatusOr<std::unique_ptr<ResourceWriter>> writer =
+      ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return Progress(bytes); });
+  if (!writer.ok()) return writer.status();
+  writer_ = *std::move(writer);
+  new_blobs_.emplace(&blobs_, writer_.get(), &contents_);
+  absl::Status status = tree_->AddTree(contents_, [this](NodeId node, ImageContents::File& file) {
+    if (absl::Status stop = Step(new_blobs_->blobs().empty() ? "" : "commit-resource"); !stop.ok()) return stop;
+    return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return Progress(bytes); });
+  });
+  if (!status.ok()) return status;
+  if (status = writer_->Finish(); !status.ok()) return status;
+  // Written out already, so that a kill at the next seam leaves what a kill at any time may leave.
+  return out_->Flush();
+}
+
+absl::Status Commit::WriteMetadata() {
+  absl::StatusOr<std::string> bytes = tree_->Finish();
+  if (!bytes.ok()) return bytes.status();
+  auto read = [&bytes](uint64_t offset, absl::Span<char> out) {
+    memcpy(out.data(), bytes->data() + offset, out.size());
+    return absl::OkStatus();
+  };
+  absl::StatusOr<Sha1Digest> hash = writer_->Add(bytes->size(), read, &metadata_);
+  if (!hash.ok()) return hash.status();
+  if (absl::Status status = writer_->Finish(); !status.ok()) return status;
+  writer_.reset();
+  metadata_hash_ = *hash;
+  metadata_.flags |= kResourceMetadata;
+  return out_->Flush();
+}
+
+absl::Status Commit::WriteBlobTable() {
+  for (const NewBlobs::Blob& blob : new_blobs_->blobs()) table_->SetBlob(blob.place, blob.hash);
+  for (const auto& [hash, count] : old_references_) table_->AddReferences(hash, -static_cast<int64_t>(count));
+  for (const auto& [hash, count] : tree_->references()) table_->AddReferences(hash, static_cast<int64_t>(count));
+  options_.append ? table_->AppendMetadata(metadata_, metadata_hash_)
+                  : table_->SetMetadata(index_, metadata_, metadata_hash_);
+  const uint64_t size = table_->table().size();
+  if (size > kMaxBlobTableSize) {
+    return MakeError(Reason::kOutOfResources, absl::StrFormat("%s would hold too many blobs", name_));
+  }
+  blob_table_ = {size, out_->offset(), size, kResourceMetadata};
+  if (absl::Status status = out_->Append(table_->table()); !status.ok()) return status;
+  return out_->Flush();
+}
+
+absl::Status Commit::WriteXml() {
+  XmlChange change;
+  change.index = index_;
+  change.new_index = new_index_;
+  change.counts = tree_->counts();
+  change.modification_time = WindowsTimeNow();
+  change.file_bytes = out_->offset();
+  absl::StatusOr<std::string> xml = ChangeWimXml(old_xml_, change, name_);
+  if (!xml.ok()) return xml.status();
+  xml_ = {xml->size(), out_->offset(), xml->size(), kResourceMetadata};
+  if (absl::Status status = out_->Append(*xml); !status.ok()) return status;
+  return out_->Flush();
+}
+
+absl::Status Commit::WriteIntegrityTable() {
+  if (!old_integrity_ && !options_.generate_integrity) return absl::OkStatus();
+  IntegrityWriting writing;
+  writing.old_table = old_integrity_;
+  writing.old_end = header().blob_table.offset + header().blob_table.size_in_file;
+  writing.end = blob_table_.offset + blob_table_.size_in_file;
+  writing.threads = options_.threads;
+  bytes_total_ += IntegrityWork(writing);
+  absl::StatusOr<std::string> table =
+      MakeIntegrityTable(fd_, name_, writing, [this](uint64_t bytes) { return Progress(bytes); });
+  if (!table.ok()) return table.status();
+  integrity_ = {table->size(), out_->offset(), table->size(), 0};
+  if (absl::Status status = out_->Append(*table); !status.ok()) return status;
+  return out_->Flush();
+}
+
+absl::Status Commit::WriteHeader() {
+  std::string bytes = old_header_;
+  auto put = [&bytes](size_t at, const ResourceHeader& resource) {
+    bytes.replace(at, kResourceHeaderSize, EncodeResourceHeader(resource));
+  };
+  const uint32_t image_count = static_cast<uint32_t>(table_->image_count());
+  memcpy(bytes.data() + kImageCountAt, &image_count, sizeof image_count);
+  put(kBlobTableAt, blob_table_);
+  put(kXmlAt, xml_);
+  put(kIntegrityTableAt, integrity_);
+  if (header().boot_index == new_index_) put(kBootMetadataAt, metadata_);
+
+  // The point of no return. From here on nothing is cut off, unless the former header is surely there again.
+  committed_ = true;
+  absl::Status status = WriteAt(fd_, name_, 0, bytes);
+  if (!status.ok()) {
+    if (WriteAt(fd_, name_, 0, old_header_).ok() && fdatasync(fd_) == 0) committed_ = false;
+    return status;
+  }
+  TestSeam("commit-header-written");
+  return SyncData(fd_, name_);
+}
+
+absl::StatusOr<WimCommitResult> Commit::Run() {
+  monitor_.Report({Phase::kCommitting, 0, 0});
+  if (absl::Status status = Load(); !status.ok()) return status;
+  bytes_total_ = contents_.staged_bytes() + old_metadata_size_;
+  absl::Status status = Step("commit-begin");
+  if (status.ok()) status = WriteResources();
+  if (status.ok()) status = Step("commit-resources-written");
+  if (status.ok()) status = WriteMetadata();
+  if (status.ok()) status = Step("commit-metadata-written");
+  if (status.ok()) status = WriteBlobTable();
+  if (status.ok()) status = Step("commit-blob-table-written");
+  if (status.ok()) status = WriteXml();
+  if (status.ok()) status = Step("commit-xml-written");
+  if (status.ok()) status = WriteIntegrityTable();
+  if (status.ok()) status = Step("commit-integrity-written");
+  if (status.ok()) status = SyncData(fd_, name_);
+  if (status.ok()) status = Step("commit-synced");
+  if (status.ok()) status = WriteHeader();
+  if (!status.ok()) return status;
+  monitor_.Report({Phase::kCommitting, bytes_total_, bytes_total_});
+  result_.image_index = new_index_;
+  return std::move(result_);
+}
+
+}  // namespace
+
+absl::StatusOr<WimCommitResult> CommitImage(int fd, const std::string& name, uint32_t index,
+                                            const ImageContents& contents, const WimCommitOptions& options,
+                                            OperationMonitor& monitor) {
+  return Commit(fd, name, index, contents, options, monitor).Run();
+}
+
+absl::Status RemoveUncommittedTail(int fd, const std::string& name, uint64_t old_size) {
+  const uint64_t size = FileSize(fd);
+  if (size <= old_size) return absl::OkStatus();
+  char bytes[kWimHeaderSize];
+  if (absl::Status status = ReadAt(fd, name, 0, absl::MakeSpan(bytes)); !status.ok()) return status;
+  absl::StatusOr<WimHeader> header = ParseWimHeader({bytes, sizeof bytes}, name);
+  if (!header.ok()) return header.status();
+  const ResourceHeader boot_metadata = ParseResourceHeader(bytes + kBootMetadataAt);
+  for (const ResourceHeader& resource : {header->blob_table, header->xml, header->integrity_table, boot_metadata}) {
+    if (resource.offset >= old_size || resource.size_in_file > old_size - resource.offset) return absl::OkStatus();
+  }
+  return CutOff(fd, name, old_size);
+}
+
+}  // namespace libmount
