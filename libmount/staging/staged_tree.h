@@ -44,6 +44,7 @@ struct StagedTreeOptions {
 
 class StagedTree : public WritableTree {
  public:
+  using WritableTree::Open;  // of a node
   // `base_tree` and `base` are two views of the same image, `blobs` its data; all must outlive the tree. Only one
   // process at a time may have a directory open (a lock is held: kImageInUse). kBadImageFormat: what lies in the
   // directory is not of this image, or damaged beyond a torn end; kOutOfResources.
