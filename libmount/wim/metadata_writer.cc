@@ -165,10 +165,8 @@ absl::Status MetadataWriter::AddEntry(const ImageContents::Entry& entry, const I
 
 void MetadataWriter::Count(const Entry& entry) {
   const Node& node = nodes_[entry.node];
-  if (entries_.size() > 1) {
-    const uint32_t attributes = LoadLe32(bytes_.data() + node.fixed + 8);
-    ++(IsPlainDirectory(attributes) ? counts_.directories : counts_.files);
-  }
+  const uint32_t attributes = LoadLe32(bytes_.data() + node.fixed + 8);
+  ++(IsPlainDirectory(attributes) ? counts_.directories : counts_.files);
   counts_.total_bytes += node.data_size;
   if (node.names > 1) counts_.hard_link_bytes += node.data_size;
   const auto [first, count] = node_hashes_[entry.node];

@@ -27,7 +27,7 @@ namespace libmount {
 
 // What the XML data says of an image, counted as wimlib and Windows do.
 struct ImageCounts {
-  uint64_t directories = 0;      // the root is not one of them
+  uint64_t directories = 0;      // the root is one of them
   uint64_t files = 0;            // names that are no directories
   uint64_t total_bytes = 0;      // of all streams, once for each name
   uint64_t hard_link_bytes = 0;  // the part of it that is of second and further names

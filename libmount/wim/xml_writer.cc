@@ -123,15 +123,19 @@ DocumentPtr Parse(const std::string& utf8) {
       xmlCtxtReadMemory(parser.get(), utf8.data(), static_cast<int>(utf8.size()), nullptr, "UTF-8", kOptions));
 }
 
-std::optional<std::string> Serialize(xmlDoc* document, std::string_view declaration) {
+// What white space follows the root: libxml2 does not keep that either.
+std::string_view SpaceBehind(std::string_view utf8) {
+  const size_t end = utf8.find_last_not_of(" \t\r\n");
+  return end == utf8.npos ? std::string_view() : utf8.substr(end + 1);
+}
+
+std::optional<std::string> Serialize(xmlDoc* document) {
   std::unique_ptr<xmlBuffer, BufferDeleter> buffer(xmlBufferCreate());
   if (buffer == nullptr) return std::nullopt;
   for (xmlNode* node = document->children; node != nullptr; node = node->next) {
     if (xmlNodeDump(buffer.get(), document, node, 0, 0) < 0) return std::nullopt;
   }
-  return absl::StrCat(absl::string_view(declaration.data(), declaration.size()),
-                      absl::string_view(reinterpret_cast<const char*>(xmlBufferContent(buffer.get())),
-                                        static_cast<size_t>(xmlBufferLength(buffer.get()))));
+  return std::string(ViewOf(xmlBufferContent(buffer.get())));
 }
 
 // "<?xml ... ?>" with what white space follows it, which libxml2 does not keep.
@@ -174,9 +178,10 @@ absl::StatusOr<std::string> ChangeWimXml(std::string_view utf16le, const XmlChan
   SetTime(image, "LASTMODIFICATIONTIME", change.modification_time);
   if (Child(root, "TOTALBYTES") != nullptr) SetChild(root, "TOTALBYTES", absl::StrCat(change.file_bytes));
 
-  std::optional<std::string> changed = Serialize(document.get(), DeclarationOf(utf8));
+  const std::optional<std::string> changed = Serialize(document.get());
   if (!changed) return MakeError(Reason::kOutOfResources, "no memory for changing the XML data");
-  std::optional<std::string> encoded = Wtf8ToUtf16Le(*changed);
+  const std::optional<std::string> encoded =
+      Wtf8ToUtf16Le(std::string(DeclarationOf(utf8)) + *changed + std::string(SpaceBehind(utf8)));
   if (!encoded) return BadXml(file, "it cannot be encoded");
   return std::string(kByteOrderMark) + *encoded;
 }

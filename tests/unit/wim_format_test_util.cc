@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "libmount/base/little_endian.h"
+#include "libmount/wim/image_metadata.h"
 #include "libmount/wim/sha1.h"
 
 namespace libmount {
@@ -93,7 +94,8 @@ void Comparison::CompareAttributes(const wimlib_dir_entry& entry, const NodeAttr
   EXPECT_TRUE(Time(entry.last_write_time) == attributes.modification_time);
   const bool link =
       (entry.attributes & WIMLIB_FILE_ATTRIBUTE_REPARSE_POINT) &&
-      (entry.reparse_tag == WIMLIB_REPARSE_TAG_SYMLINK || entry.reparse_tag == WIMLIB_REPARSE_TAG_MOUNT_POINT);
+      (entry.reparse_tag == WIMLIB_REPARSE_TAG_SYMLINK || entry.reparse_tag == WIMLIB_REPARSE_TAG_MOUNT_POINT ||
+       entry.reparse_tag == kReparseLxSymlink);
   const bool directory = !link && (entry.attributes & WIMLIB_FILE_ATTRIBUTE_DIRECTORY);
   EXPECT_EQ(S_ISDIR(attributes.mode), directory);
   EXPECT_EQ(S_ISLNK(attributes.mode), link);
