@@ -65,6 +65,9 @@ absl::Status Broker::Start() {
   absl::StatusOr<RecordStore> records = RecordStore::Open(options_.state_dir);
   if (!records.ok()) return records.status();
   records_ = std::make_unique<RecordStore>(*std::move(records));
+  absl::StatusOr<StagingStore> staging = StagingStore::Open(options_.state_dir);
+  if (!staging.ok()) return staging.status();
+  staging_ = std::make_unique<StagingStore>(*std::move(staging));
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Bind(&loop_, options_.socket_path, options_.rootless);
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
@@ -88,12 +91,20 @@ absl::Status Broker::Start() {
                              result_ = absl::UnavailableError("dismd-front cannot be kept running");
                              BeginStop();
                            }});
-  slots_ = std::make_unique<Slots>(&loop_, &options_, records_.get(),
+  slots_ = std::make_unique<Slots>(&loop_, &options_, records_.get(), staging_.get(),
                                    Slots::Events{[this](uint64_t slot_id, int status) {
                                                    BrokerToFront message;
                                                    message.mutable_worker_exited()->set_slot_id(slot_id);
                                                    message.mutable_worker_exited()->set_exit_status(status);
                                                    front_->Send(message);
+                                                 },
+                                                 [this](uint64_t slot_id, int pid, UniqueFd control) {
+                                                   BrokerToFront message;
+                                                   message.mutable_worker_replaced()->set_slot_id(slot_id);
+                                                   message.mutable_worker_replaced()->set_pid(pid);
+                                                   std::vector<UniqueFd> fds;
+                                                   fds.push_back(std::move(control));
+                                                   front_->Send(message, std::move(fds));
                                                  },
                                                  [this](uint64_t slot_id) {
                                                    BrokerToFront message;
@@ -115,7 +126,7 @@ absl::Status Broker::TakeSignals() {
 }
 
 absl::Status Broker::Run() {
-  slots_->CleanUpLeftovers([this] {
+  slots_->TakeOver([this] {
     if (phase_ == Phase::kServing) front_->Start();
   });
   loop_.Run();
@@ -127,7 +138,7 @@ void Broker::OnSignal() {
   signalfd_siginfo info;
   while (read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
     if (info.ssi_signo == SIGHUP) {
-      Log(Severity::kWarning, "SIGHUP does nothing in this version; to restart, stop and start the service");
+      if (phase_ == Phase::kServing) HandOver();
     } else if (phase_ == Phase::kServing) {
       Log(Severity::kInfo, absl::StrCat("stopping; mounts in use have ", options_.grace.count(), " ms"));
       BeginStop();
@@ -226,6 +237,19 @@ void Broker::OnFrontMessage(const FrontToBroker& message) {
 }
 
 // ------------------------------------------------------------------------------------------------------- stopping
+
+void Broker::HandOver() {
+  Log(Severity::kInfo, "handing over to a new dismd; mounts go on");
+  Notify("RELOADING=1");
+  phase_ = Phase::kEnding;
+  handing_over_ = true;
+  listener_->StopAccepting();
+  slots_->ReleaseUnfinished();
+  front_->Stop([this] {
+    slots_->LetGo();
+    loop_.Quit();
+  });
+}
 
 void Broker::BeginStop() {
   if (phase_ != Phase::kServing) return;

@@ -2,7 +2,9 @@
 //
 // Broker: the service's root process from its start to its end. Wires the listener, the front and the slots together.
 //
-//   start:  locks, leftovers of a dead broker, socket, front; connections are accepted once the front is ready
+//   start:  locks, mounts of a dead broker adopted, socket, front; connections are accepted once the front is ready
+//   hand-over (SIGHUP): mounts in the making end, the front goes, and Run returns with handing_over(): whoever starts
+//           dismd again adopts the mounts
 //   stop:   no connections, the front unmounts (StopService), what is left is detached, the front ends, the socket goes
 //
 // Not thread-safe; blocks SIGTERM, SIGINT and SIGHUP of the thread.
@@ -19,6 +21,7 @@
 #include "daemon/broker/options.h"
 #include "daemon/broker/records.h"
 #include "daemon/broker/slots.h"
+#include "daemon/broker/staging_store.h"
 #include "libmount/base/unique_fd.h"
 
 namespace dismd {
@@ -37,6 +40,7 @@ class Broker {
   absl::Status Start();
   // Serves until stopped. OK: stopped by a signal.
   absl::Status Run();
+  bool handing_over() const { return handing_over_; }
 
  private:
   absl::Status TakeSignals();
@@ -50,6 +54,7 @@ class Broker {
   const Peer* PeerOf(uint64_t connection_id, const Reply& reply) const;
   Reply ReplyTo(uint64_t request_id);
 
+  void HandOver();
   void BeginStop();
   void DetachRest(const char* why);
   void EndFront();
@@ -58,10 +63,12 @@ class Broker {
   EventLoop loop_;
   libmount::UniqueFd socket_lock_, state_lock_, signals_;
   std::unique_ptr<RecordStore> records_;
+  std::unique_ptr<StagingStore> staging_;
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<FrontProcess> front_;
   std::unique_ptr<Slots> slots_;
   enum class Phase { kServing, kStopping, kDetaching, kEnding } phase_ = Phase::kServing;
+  bool handing_over_ = false;
   absl::Status result_;
 };
 

@@ -49,7 +49,7 @@ void FrontProcess::Start() {
   if (!watched.ok()) Log(Severity::kError, watched.ToString());
   queue_ = std::make_unique<MessageQueue>(
       loop_, std::move(pair->first), std::make_unique<internal::FrontToBroker>(), kMaxWaitingForFront,
-      [this](const google::protobuf::MessageLite& message) {
+      [this](const google::protobuf::MessageLite& message, std::vector<UniqueFd>) {
         events_.message(static_cast<const internal::FrontToBroker&>(message));
       },
       // A front that cannot be talked to is of no use, dead or alive.

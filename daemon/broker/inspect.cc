@@ -89,13 +89,17 @@ void InspectImage(const std::string& path, bool read_write, internal::InspectAns
   if (!S_ISREG(attributes.st_mode)) return;
 
   // Then what was found, not what the path leads to by now. The kernel checks the caller's right to read it.
-  UniqueFd image = Reopen(found.get(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  UniqueFd image;
+  // Tried by opening: a file system that is read-only, and an immutable file, say no as well.
+  if (read_write) image = Reopen(found.get(), O_RDWR | O_NONBLOCK | O_NOCTTY);
+  facts->set_image_writable(image.valid());
+  if (!image) image = Reopen(found.get(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
   if (!image) {
     facts->set_image_errno(errno);
     return;
   }
-  // Tried by opening: a file system that is read-only, and an immutable file, say no as well.
-  if (read_write) facts->set_image_writable(Reopen(found.get(), O_WRONLY | O_NONBLOCK | O_NOCTTY).valid());
+  facts->set_image_device(attributes.st_dev);
+  facts->set_image_inode(attributes.st_ino);
   facts->set_image_real_path(PathOf(image.get()));
   Parent parent = ParentOf(image.get(), facts->image_real_path());
   answer->set_has_image(true);

@@ -2,6 +2,7 @@
 //
 // dismd: see help.cc for what it does, broker.h for how.
 
+#include <errno.h>
 #include <limits.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/types/span.h"
 #include "daemon/broker/broker.h"
@@ -30,6 +32,14 @@ std::string OwnPath() {
   char path[PATH_MAX];
   ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
   return length > 0 ? std::string(path, static_cast<size_t>(length)) : "";
+}
+
+// Where this program was started from, and where an upgrade has put its successor.
+std::string InstalledPath() {
+  constexpr std::string_view kDeleted = " (deleted)";
+  std::string path = OwnPath();
+  if (path.ends_with(kDeleted)) path.resize(path.size() - kDeleted.size());
+  return path;
 }
 
 absl::Status FindPrograms(dismd::BrokerOptions* options) {
@@ -62,9 +72,18 @@ int main(int argc, char** argv) {
   dismd::InitNotify();
   absl::Status found = FindPrograms(&parsed->options);
   if (!found.ok()) return Fail(kExitFailed, found);
-  dismd::Broker broker(parsed->options);
-  absl::Status started = broker.Start();
-  if (!started.ok()) return Fail(kExitFailed, started);
-  absl::Status stopped = broker.Run();
+  absl::Status stopped;
+  bool hand_over;
+  {
+    dismd::Broker broker(parsed->options);
+    absl::Status started = broker.Start();
+    if (!started.ok()) return Fail(kExitFailed, started);
+    stopped = broker.Run();
+    hand_over = broker.handing_over();
+  }
+  // The program that is installed now, under the same process id: what watches over us need not notice.
+  if (hand_over) dismd::RestoreNotify();
+  if (hand_over) execv(InstalledPath().c_str(), argv);
+  if (hand_over) return Fail(kExitFailed, absl::ErrnoToStatus(errno, "cannot start dismd again"));
   return stopped.ok() ? 0 : Fail(kExitFailed, stopped);
 }

@@ -15,7 +15,7 @@ using google::protobuf::MessageLite;
 using libmount::UniqueFd;
 
 MessageQueue::MessageQueue(EventLoop* loop, UniqueFd socket, std::unique_ptr<MessageLite> incoming, size_t max_waiting,
-                           std::function<void(const MessageLite&)> on_message, std::function<void(absl::Status)> on_end)
+                           OnMessage on_message, std::function<void(absl::Status)> on_end)
     : loop_(loop),
       channel_(std::move(socket)),
       incoming_(std::move(incoming)),
@@ -57,12 +57,21 @@ void MessageQueue::OnEvent(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) ReadOne();
 }
 
-void MessageQueue::ReadOne() {
-  std::vector<UniqueFd> fds;  // nobody sends the broker descriptors; closed if somebody does
+void MessageQueue::Drain() {
+  while (on_end_ != nullptr && ReadOne()) {
+  }
+}
+
+bool MessageQueue::ReadOne() {
+  std::vector<UniqueFd> fds;
   absl::StatusOr<Channel::Received> received = channel_.Receive(incoming_.get(), &fds);
-  if (!received.ok()) return End(received.status());
-  if (*received == Channel::Received::kEnd) return End(absl::OkStatus());
-  if (*received == Channel::Received::kMessage) on_message_(*incoming_);
+  if (!received.ok() || *received == Channel::Received::kEnd) {
+    End(received.ok() ? absl::OkStatus() : received.status());
+    return false;
+  }
+  bool more = *received == Channel::Received::kMessage;
+  if (more) on_message_(*incoming_, std::move(fds));  // may destroy this object
+  return more;
 }
 
 void MessageQueue::End(absl::Status status) {

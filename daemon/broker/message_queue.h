@@ -25,14 +25,18 @@ namespace dismd {
 
 class MessageQueue {
  public:
+  using OnMessage = std::function<void(const google::protobuf::MessageLite&, std::vector<libmount::UniqueFd> fds)>;
+
   // `incoming` is filled and `on_message` called for each message that comes; `on_end` once, when the peer has closed
   // or is given up (the reason; OK when it closed). Either may destroy this object.
   MessageQueue(EventLoop* loop, libmount::UniqueFd socket, std::unique_ptr<google::protobuf::MessageLite> incoming,
-               size_t max_waiting, std::function<void(const google::protobuf::MessageLite&)> on_message,
-               std::function<void(absl::Status)> on_end);
+               size_t max_waiting, OnMessage on_message, std::function<void(absl::Status)> on_end);
   ~MessageQueue();
   MessageQueue(const MessageQueue&) = delete;
   MessageQueue& operator=(const MessageQueue&) = delete;
+
+  // Reads what a peer that has ended left behind. Neither callback may destroy this object meanwhile.
+  void Drain();
 
   // The descriptors are closed when they have been sent.
   void Send(const google::protobuf::MessageLite& message, std::vector<libmount::UniqueFd> fds = {});
@@ -44,7 +48,7 @@ class MessageQueue {
   };
 
   void OnEvent(uint32_t events);
-  void ReadOne();
+  bool ReadOne();  // whether there may be more
   void Flush();
   void End(absl::Status status);
 
@@ -52,7 +56,7 @@ class MessageQueue {
   Channel channel_;
   std::unique_ptr<google::protobuf::MessageLite> incoming_;
   const size_t max_waiting_;
-  const std::function<void(const google::protobuf::MessageLite&)> on_message_;
+  const OnMessage on_message_;
   std::function<void(absl::Status)> on_end_;
   std::deque<Outgoing> waiting_;
   bool watching_writes_ = false;

@@ -29,6 +29,10 @@ void InitNotify() {
   unsetenv("NOTIFY_SOCKET");
 }
 
+void RestoreNotify() {
+  if (!SocketPath().empty()) setenv("NOTIFY_SOCKET", SocketPath().c_str(), 1);
+}
+
 void Notify(const std::string& state) {
   const std::string& path = SocketPath();
   if (path.empty()) return;

@@ -12,6 +12,9 @@ namespace dismd {
 // Remembers NOTIFY_SOCKET and takes it out of the environment.
 void InitNotify();
 
+// Puts that back, for a program that takes this one's place.
+void RestoreNotify();
+
 // "READY=1", "STOPPING=1", "STATUS=...", several separated by newlines.
 void Notify(const std::string& state);
 

@@ -12,6 +12,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/broker/child.h"
@@ -108,6 +109,14 @@ absl::StatusOr<Process> StartProgram(const ProgramStart& start) {
   return process;
 }
 
+Process Process::Adopt(pid_t pid, uint64_t start_time, UniqueFd pidfd) {
+  Process process;
+  process.pid_ = pid;
+  process.start_time_ = start_time;
+  process.pidfd_ = std::move(pidfd);
+  return process;
+}
+
 void Process::Signal(int signal) {
   if (running()) PidfdSignal(pidfd_, signal);
 }
@@ -115,8 +124,10 @@ void Process::Signal(int signal) {
 absl::Status Process::WatchExit(EventLoop* loop, std::function<void(int)> on_exit) {
   return loop->Watch(pidfd_.get(), EPOLLIN, [this, loop, on_exit = std::move(on_exit)](uint32_t) {
     int status = 0;
-    if (waitpid(pid_, &status, WNOHANG) == 0) return;
-    auto callback = on_exit;  // outlives the watch
+    pid_t waited = waitpid(pid_, &status, WNOHANG);
+    if (waited == 0) return;
+    if (waited < 0) status = kUnknownStatus;  // not our child; its descriptor says that it has ended
+    auto callback = on_exit;                  // outlives the watch
     Forget(loop);
     callback(status);
   });
@@ -129,6 +140,7 @@ void Process::Forget(EventLoop* loop) {
 }
 
 std::string DescribeExit(int status) {
+  if (status == kUnknownStatus) return "it was started by an earlier dismd, which alone would know how";
   if (WIFEXITED(status) && WEXITSTATUS(status) == kExecFailed) return "it could not be executed";
   if (WIFEXITED(status)) return absl::StrCat("exit code ", WEXITSTATUS(status));
   return absl::StrCat("killed by signal ", WTERMSIG(status), " (", strsignal(WTERMSIG(status)), ")");

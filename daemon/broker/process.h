@@ -34,6 +34,9 @@ class Process {
   Process(Process&&) = default;
   Process& operator=(Process&&) = default;
 
+  // One that an earlier process of ours started: its status is not told when it ends.
+  static Process Adopt(pid_t pid, uint64_t start_time, libmount::UniqueFd pidfd);
+
   bool running() const { return pid_ > 0; }
   pid_t pid() const { return pid_; }
   uint64_t start_time() const { return start_time_; }
@@ -41,7 +44,7 @@ class Process {
   // No-op on one that has ended: through the pidfd, never another process that got its number.
   void Signal(int signal);
 
-  // Once, when it has ended: `on_exit` with the status of wait(2).
+  // Once, when it has ended: `on_exit` with the status of wait(2) (kUnknownStatus for an adopted one).
   absl::Status WatchExit(EventLoop* loop, std::function<void(int status)> on_exit);
   // In the loop or not: gives up watching (the process goes on).
   void Forget(EventLoop* loop);
@@ -52,6 +55,8 @@ class Process {
   uint64_t start_time_ = 0;
   libmount::UniqueFd pidfd_;
 };
+
+inline constexpr int kUnknownStatus = -1;
 
 // The program runs with the uid, gid and groups given, in a session of its own, in "/", with a small environment of
 // ours, without capabilities, and cannot gain any. That it could not be executed shows as its exit with kExecFailed.

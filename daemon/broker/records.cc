@@ -64,10 +64,13 @@ absl::Status RecordStore::Save(const internal::SlotRecord& record) const {
   if (write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
     return ErrnoStatus("cannot write a mount's record");
   }
-  // Not synced: after a loss of power there are no mounts to know of.
+  // After a loss of power there are no mounts to know of, but staged edits are.
+  bool sync = !record.read_only();
+  if (sync && fsync(file.get()) != 0) return ErrnoStatus("cannot store a mount's record");
   if (renameat(directory_.get(), kTemporary, directory_.get(), NameOf(record.slot_id()).c_str()) != 0) {
     return ErrnoStatus("cannot name a mount's record");
   }
+  if (sync && fsync(directory_.get()) != 0) return ErrnoStatus("cannot store a mount's record");
   return absl::OkStatus();
 }
 

@@ -31,9 +31,6 @@ using libmount::UniqueFd;
 
 namespace {
 
-// Messages that a worker may leave unread: descriptors that it asked for.
-constexpr size_t kMaxWaitingForWorker = 64;
-
 uint64_t SlotIdOf(const FrontToBroker& request) {
   switch (request.message_case()) {
     case FrontToBroker::kStartWorker: return request.start_worker().slot_id();
@@ -41,6 +38,7 @@ uint64_t SlotIdOf(const FrontToBroker& request) {
     case FrontToBroker::kAttachMount: return request.attach_mount().slot_id();
     case FrontToBroker::kUnmount: return request.unmount().slot_id();
     case FrontToBroker::kReleaseSlot: return request.release_slot().slot_id();
+    case FrontToBroker::kUpdateRecord: return request.update_record().slot_id();
     default: return 0;
   }
 }
@@ -51,8 +49,14 @@ bool IsAbsolutePath(const std::string& path) {
 
 }  // namespace
 
-Slots::Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, Events events)
-    : loop_(loop), options_(options), records_(records), events_(std::move(events)), children_(loop) {}
+Slots::Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, const StagingStore* staging,
+             Events events)
+    : loop_(loop),
+      options_(options),
+      records_(records),
+      staging_(staging),
+      events_(std::move(events)),
+      children_(loop) {}
 
 Slots::~Slots() {
   for (auto& [id, slot] : slots_) slot->worker.Forget(loop_);
@@ -121,6 +125,8 @@ void Slots::OnInspected(const internal::Identity& caller, const internal::Inspec
   slot->record.set_slot_id(slot->id);
   *slot->record.mutable_owner() = slot->owner;
   slot->record.set_image_path(answer.facts().image_real_path());
+  slot->record.set_image_device(answer.facts().image_device());
+  slot->record.set_image_inode(answer.facts().image_inode());
   slot->record.set_mount_path(answer.facts().mount_real_path());
 
   BrokerReply message;
@@ -155,6 +161,7 @@ void Slots::ResolvePath(const internal::Identity& caller, uint64_t request_id, c
 }
 
 void Slots::Handle(const FrontToBroker& request, Reply reply) {
+  if (request.has_discard_staging()) return DiscardStaging(request.discard_staging(), reply);
   Slot* slot = Find(SlotIdOf(request));
   if (slot == nullptr) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such slot"));
   if (!slot->busy) return Begin(slot, Pending{request, std::move(reply)});
@@ -169,6 +176,11 @@ void Slots::Begin(Slot* slot, Pending pending) {
   uint64_t id = slot->id;
   const FrontToBroker& request = pending.request;
   if (request.message_case() == FrontToBroker::kReleaseSlot) {
+    const internal::ReleaseSlot& release = request.release_slot();
+    slot->keep_staging = release.keep_staging() && slot->staging.valid();
+    if (!release.registry_record().empty() && release.registry_record().size() <= kMaxRegistryRecord) {
+      slot->record.set_registry_record(release.registry_record());
+    }
     return Release(slot, [reply = pending.reply] { reply(BrokerReply(), {}); });
   }
   Reply reply = [this, id, to = std::move(pending.reply)](BrokerReply message, std::vector<UniqueFd> fds) {
@@ -180,8 +192,19 @@ void Slots::Begin(Slot* slot, Pending pending) {
     case FrontToBroker::kCreateMount: return CreateMount(slot, request.create_mount(), reply);
     case FrontToBroker::kAttachMount: return AttachMount(slot, request.attach_mount(), reply);
     case FrontToBroker::kUnmount: return HandleUnmount(slot, request.unmount(), reply);
+    case FrontToBroker::kUpdateRecord: return UpdateRecord(slot, request.update_record(), reply);
     default: return ReplyError(reply, MakeError(Reason::kNotImplemented, "an unknown request"));
   }
+}
+
+void Slots::UpdateRecord(Slot* slot, const internal::UpdateRecord& request, const Reply& reply) {
+  if (slot->state != State::kMounted || request.registry_record().size() > kMaxRegistryRecord) {
+    return ReplyError(reply, MakeError(Reason::kNotMounted, "this slot is not mounted"));
+  }
+  slot->record.set_registry_record(request.registry_record());
+  absl::Status saved = records_->Save(slot->record);
+  if (!saved.ok()) return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(saved.message())));
+  reply(BrokerReply(), {});
 }
 
 void Slots::EndStep(uint64_t slot_id) {
@@ -198,58 +221,9 @@ void Slots::EndStep(uint64_t slot_id) {
   Begin(slot, std::move(next));
 }
 
-void Slots::StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply) {
-  if (slot->worker.running() || slot->state != State::kInspected || !slot->image ||
-      request.mount_id().size() > kMaxMountIdLength || request.operation_id().size() > kMaxMountIdLength) {
-    return ReplyError(reply, MakeError(Reason::kUnspecified, "this slot cannot have a worker now"));
-  }
-  auto control = Channel::CreatePair();
-  auto broker = Channel::CreatePair();
-  if (!control.ok() || !broker.ok()) {
-    return ReplyError(reply, MakeError(Reason::kOutOfResources, "no descriptors are left for a worker"));
-  }
-  ProgramStart start;
-  start.path = options_->worker_program;
-  // For its log lines.
-  start.arguments = {absl::StrCat("--mount-id=", request.mount_id()),
-                     absl::StrCat("--operation-id=", request.operation_id())};
-  start.fds = {control->second.get(), broker->second.get(), slot->image.get()};
-  // What parses an image has the rights of the user who asked, and never those of root.
-  bool for_root = slot->owner.uid() == 0;
-  start.uid = for_root ? kRootsWorkerUid : slot->owner.uid();
-  start.gid = for_root ? kRootsWorkerUid : slot->owner.gid();
-  if (!for_root) start.groups_of = slot->owner;
-  absl::StatusOr<Process> worker = StartProgram(start);
-  if (!worker.ok()) {
-    return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(worker.status().message())));
-  }
-  uint64_t id = slot->id;
-  slot->worker = *std::move(worker);
-  absl::Status watched = slot->worker.WatchExit(loop_, [this, id](int status) { OnWorkerExit(id, status); });
-  if (!watched.ok()) Log(Severity::kError, ContextOf(*slot), watched.ToString());
-  slot->worker_queue = std::make_unique<MessageQueue>(
-      loop_, std::move(broker->first), std::make_unique<internal::WorkerToBroker>(), kMaxWaitingForWorker,
-      [this, id](const google::protobuf::MessageLite& message) {
-        OnWorkerMessage(id, static_cast<const internal::WorkerToBroker&>(message));
-      },
-      // Its exit tells more than its closed socket. One that sends nonsense is no worker any more.
-      [this, id](absl::Status status) {
-        if (Slot* ended = Find(id); ended != nullptr && !status.ok()) ended->worker.Signal(SIGKILL);
-      });
-  slot->record.set_mount_id(request.mount_id());
-  slot->record.set_worker_pid(slot->worker.pid());
-  slot->record.set_worker_start_time(slot->worker.start_time());
-  Log(Severity::kInfo, {request.operation_id(), request.mount_id(), slot->owner.uid()},
-      absl::StrCat("worker ", slot->worker.pid(), " started for ", slot->record.image_path()));
-  BrokerReply message;
-  message.mutable_worker_started()->set_pid(slot->worker.pid());
-  std::vector<UniqueFd> fds;
-  fds.push_back(std::move(control->first));
-  reply(std::move(message), std::move(fds));
-}
-
 void Slots::CreateMount(Slot* slot, const internal::CreateMount& request, const Reply& reply) {
-  if (slot->state != State::kInspected || !slot->worker.running() || !slot->mount_point || !slot->mount_parent) {
+  if (slot->state != State::kInspected || !slot->worker.running() || !slot->mount_point || !slot->mount_parent ||
+      (!request.read_only() && !slot->staging)) {
     return ReplyError(reply, MakeError(slot->worker.running() ? Reason::kMountPointNotFound : Reason::kWorkerDied,
                                        "this slot cannot be mounted now"));
   }
@@ -311,6 +285,7 @@ void Slots::AttachMount(Slot* slot, const internal::AttachMount& request, const 
   slot->record.set_registry_record(request.registry_record());
   slot->record.set_mount_time(time(nullptr));
   // On disk before anyone can see the mount: a broker that dies in between leaves nothing unknown.
+  slot->keep_staging = slot->staging.valid();
   if (absl::Status saved = records_->Save(slot->record); !saved.ok()) {
     return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(saved.message())));
   }
@@ -347,11 +322,14 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
       slot->detached_mount.reset();
       slot->fuse.reset();
       slot->state = State::kUnmounted;
+      // A remount that did not work leaves the mount as it was before: its record is the one before, too.
+      slot->keep_staging = slot->remounted_from != 0;
       records_->Remove(slot->id);
     }
     return failed.ok() ? ReplyError(reply, answer.error()) : ReplyError(reply, failed);
   }
   slot->state = State::kMounted;
+  if (slot->remounted_from != 0) ForgetDormant(std::exchange(slot->remounted_from, 0));
   // A descriptor in the mount would keep it busy for ever.
   slot->detached_mount.reset();
   slot->mount_point.reset();

@@ -5,6 +5,9 @@
 //   InspectPaths ─► StartWorker ─► CreateMount ─► AttachMount ─► Unmount ─► ReleaseSlot
 //   (descriptors)   (process)      (/dev/fuse)     (visible)      (gone)     (nothing left)
 //
+// A worker that dies under a mount is replaced (slots_worker.cc). A read-write mount whose edits are kept when it goes
+// becomes a dormant one: a record and a staging directory (slots_dormant.cc).
+//
 // ReleaseSlot may come at any point. Requests for one slot run one after the other, in the order they came; those for
 // different slots do not wait for each other. A request is answered exactly once, through its `reply`.
 //
@@ -33,6 +36,7 @@
 #include "daemon/broker/options.h"
 #include "daemon/broker/process.h"
 #include "daemon/broker/records.h"
+#include "daemon/broker/staging_store.h"
 #include "daemon/broker/unmount.h"
 #include "dismd/internal/broker.pb.h"
 #include "dismd/internal/control.pb.h"
@@ -51,16 +55,22 @@ inline constexpr size_t kMaxMountIdLength = 64;
 // does not answer) is left behind, and named in the log.
 inline constexpr std::chrono::milliseconds kWorkerExitDeadline{5'000};
 
+// A mount is given up when so many workers have died in a row without having answered a single request of the kernel.
+inline constexpr int kMaxFruitlessDeaths = 5;
+inline constexpr size_t kMaxServingState = size_t{64} << 10;
+
 using Reply = std::function<void(internal::BrokerReply reply, std::vector<libmount::UniqueFd> fds)>;
 
 class Slots {
  public:
   struct Events {
-    std::function<void(uint64_t slot_id, int status)> worker_exited;
+    std::function<void(uint64_t slot_id, int status)> worker_exited;  // and is not replaced
+    std::function<void(uint64_t slot_id, int pid, libmount::UniqueFd control)> worker_replaced;
     std::function<void(uint64_t slot_id)> mount_gone;
   };
 
-  Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, Events events);
+  Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* records, const StagingStore* staging,
+        Events events);
   ~Slots();
   Slots(const Slots&) = delete;
   Slots& operator=(const Slots&) = delete;
@@ -85,9 +95,12 @@ class Slots {
   // Detaches and aborts every mount, and ends every worker, naming each mount in the log; `done` when nothing is left.
   void DetachAll(std::function<void()> done);
   bool empty() const { return slots_.empty(); }
+  // A hand-over: lets go of everything without ending anything, for the next broker to adopt.
+  void LetGo();
 
-  // Takes away what a dead broker's records tell of; `done` when that is over.
-  void CleanUpLeftovers(std::function<void()> done);
+  // Adopts the mounts that a dead broker's records tell of, where their workers live; takes away the others, keeping
+  // staged edits. `done` when that is over.
+  void TakeOver(std::function<void()> done);
 
  private:
   enum class State {
@@ -109,8 +122,16 @@ class Slots {
     internal::SlotRecord record;  // paths, mount, worker: also what is told to a new front
     std::string mount_name;
     libmount::UniqueFd image, image_directory, mount_point, mount_parent;
+    libmount::UniqueFd staging;
+    bool keep_staging = false;          // when the slot goes
+    uint64_t remounted_from = 0;        // the id of the dormant record that it takes the place of, once it is mounted
     libmount::UniqueFd fuse;            // keeps the connection alive beside the worker's
     libmount::UniqueFd detached_mount;  // until it is attached
+    // Of a mount that is served: what a replacement of its worker needs.
+    libmount::UniqueFd recovery;
+    std::string operation_id;
+    int fruitless_deaths = 0;
+    uint64_t answered = 0;  // requests, when the last worker died
     Process worker;
     std::unique_ptr<MessageQueue> worker_queue;
     int sibling_requests = 0;
@@ -126,11 +147,29 @@ class Slots {
   std::vector<OwnMount> OwnMounts() const;
 
   void Begin(Slot* slot, Pending pending);
+  void UpdateRecord(Slot* slot, const internal::UpdateRecord& request, const Reply& reply);
   void EndStep(uint64_t slot_id);  // the next request's turn
 
   void OnInspected(const internal::Identity& caller, const internal::InspectAnswer& answer, ChildOutcome outcome,
                    const Reply& reply);
   void StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply);
+  absl::Status TakeStaging(Slot* slot, const internal::StartWorker& request);
+  // The front's end of its control socket.
+  absl::StatusOr<libmount::UniqueFd> StartWorkerProcess(Slot* slot);
+  void WatchWorker(Slot* slot, libmount::UniqueFd socket);
+  bool IsReplaceable(Slot* slot) const;
+  bool ReplaceWorker(Slot* slot);
+  static uint64_t AnsweredRequests(int recovery_fd);
+  void OnServingState(Slot* slot, const internal::ServingState& state, std::vector<libmount::UniqueFd> fds);
+
+  // Mounts that need a remount.
+  void DiscardStaging(const internal::DiscardStaging& request, const Reply& reply);
+  void BecomeDormant(Slot* slot);
+  void ForgetDormant(uint64_t record_id);
+  bool Adopt(const internal::SlotRecord& record);
+  void TakeAwayLeftover(const internal::SlotRecord& record, std::function<void()> done);
+  void KeepLeftover(internal::SlotRecord record);
+  void ForgetStrayStaging();
   void CreateMount(Slot* slot, const internal::CreateMount& request, const Reply& reply);
   void OnCreated(Slot* slot, const internal::CreateAnswer& answer, ChildOutcome outcome, const Reply& reply);
   void AttachMount(Slot* slot, const internal::AttachMount& request, const Reply& reply);
@@ -149,14 +188,16 @@ class Slots {
   void MarkUnmounted(Slot* slot);
 
   void OnWorkerExit(uint64_t slot_id, int status);
-  void OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message);
+  void OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message, std::vector<libmount::UniqueFd> fds);
   void OpenSibling(Slot* slot, const internal::OpenSibling& request);
 
   EventLoop* const loop_;
   const BrokerOptions* const options_;
   const RecordStore* const records_;
+  const StagingStore* const staging_;
   const Events events_;
   std::map<uint64_t, std::unique_ptr<Slot>> slots_;
+  std::map<std::string, internal::SlotRecord> dormant_;  // by mount id
   uint64_t next_id_ = 1;
   std::vector<uint64_t> to_release_;
   std::function<void()> when_empty_;  // set once everything is being taken away

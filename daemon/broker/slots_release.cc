@@ -63,7 +63,13 @@ void Slots::MarkUnmounted(Slot* slot) {
   slot->detached_mount.reset();
   slot->fuse.reset();
   slot->mount_parent.reset();
-  records_->Remove(slot->id);
+  if (!slot->keep_staging) return records_->Remove(slot->id);
+  // Whatever becomes of its edits is decided when the slot is released. Until then they belong to nobody but this.
+  slot->record.clear_mount();
+  slot->record.set_needs_remount(true);
+  if (absl::Status saved = records_->Save(slot->record); !saved.ok()) {
+    Log(Severity::kError, ContextOf(*slot), saved.ToString());
+  }
 }
 
 bool Slots::IsVisible(const Slot& slot) const {
@@ -161,6 +167,7 @@ void Slots::EndWorker(Slot* slot, std::function<void()> done) {
 void Slots::Erase(uint64_t slot_id) {
   auto found = slots_.find(slot_id);
   if (found == slots_.end()) return;
+  if (found->second->staging) BecomeDormant(found->second.get());
   std::unique_ptr<Slot> slot = std::move(found->second);
   slots_.erase(found);
   for (Pending& pending : slot->waiting) {
@@ -179,18 +186,20 @@ void Slots::OnWorkerExit(uint64_t slot_id, int status) {
   if (slot == nullptr) return;
   int pid = slot->record.worker_pid();
   slot->record.set_worker_pid(0);
+  if (slot->worker_queue) slot->worker_queue->Drain();
   slot->worker_queue.reset();
   if (slot->worker_exit_timer.has_value()) loop_->Cancel(*slot->worker_exit_timer);
   bool expected = slot->when_worker_ended != nullptr || slot->state == State::kUnmounted;
   bool attached = IsVisible(*slot) && IsAttached(ReadMountinfo(), slot->record.mount());
+  Log(expected ? Severity::kInfo : Severity::kWarning, ContextOf(*slot),
+      absl::StrCat("worker ", pid, " has ended: ", DescribeExit(status)));
+  if (attached && !expected && IsReplaceable(slot) && ReplaceWorker(slot)) return;
   if (attached && !expected) {
     // Nobody serves the mount any more: whoever waits for it gets an error now instead of waiting for ever. Closing the
     // last descriptor does that, unless the user has taken a copy out of the worker, which is theirs to look into.
     AbortConnection(slot->record.mount());
   }
   if (slot->state == State::kCreated || slot->state == State::kMounted) slot->fuse.reset();
-  Log(expected ? Severity::kInfo : Severity::kWarning, ContextOf(*slot),
-      absl::StrCat("worker ", pid, " has ended: ", DescribeExit(status)));
   events_.worker_exited(slot_id, status);
   if (slot->state == State::kMounted && !attached && !slot->busy) {
     Log(Severity::kInfo, ContextOf(*slot), absl::StrCat("unmounted by someone else: ", slot->record.mount_path()));
@@ -203,9 +212,11 @@ void Slots::OnWorkerExit(uint64_t slot_id, int status) {
   if (slot->when_worker_ended) std::exchange(slot->when_worker_ended, nullptr)();
 }
 
-void Slots::OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message) {
+void Slots::OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message, std::vector<UniqueFd> fds) {
   Slot* slot = Find(slot_id);
-  if (slot != nullptr && message.has_open_sibling()) OpenSibling(slot, message.open_sibling());
+  if (slot == nullptr) return;
+  if (message.has_open_sibling()) OpenSibling(slot, message.open_sibling());
+  if (message.has_serving_state()) OnServingState(slot, message.serving_state(), std::move(fds));
 }
 
 void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
@@ -268,35 +279,10 @@ void Slots::RunQueuedReleases() {
   for (uint64_t id : std::exchange(to_release_, {})) {
     internal::FrontToBroker request;
     request.mutable_release_slot()->set_slot_id(id);
+    // Edits of what was mounted once are nobody's to throw away who is not asked to.
+    Slot* slot = Find(id);
+    request.mutable_release_slot()->set_keep_staging(slot != nullptr && slot->keep_staging);
     Handle(request, [](BrokerReply, std::vector<UniqueFd>) {});
-  }
-}
-
-void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::vector<UniqueFd>)>& tell) {
-  for (auto& [id, slot] : slots_) {
-    if (slot->state != State::kMounted) continue;
-    internal::KnownSlot known;
-    known.set_slot_id(id);
-    known.set_mount_id(slot->record.mount_id());
-    *known.mutable_owner() = slot->owner;
-    known.set_image_path(slot->record.image_path());
-    known.set_mount_path(slot->record.mount_path());
-    known.set_read_only(slot->record.read_only());
-    known.set_allow_other(slot->record.allow_other());
-    known.set_mount_time(slot->record.mount_time());
-    known.set_registry_record(slot->record.registry_record());
-    std::vector<UniqueFd> for_front;
-    auto control = Channel::CreatePair();
-    if (slot->worker_queue && control.ok()) {
-      known.set_worker_pid(slot->worker.pid());
-      for_front.push_back(std::move(control->first));
-      internal::BrokerToWorker message;
-      message.mutable_new_control();
-      std::vector<UniqueFd> for_worker;
-      for_worker.push_back(std::move(control->second));
-      slot->worker_queue->Send(message, std::move(for_worker));
-    }
-    tell(known, std::move(for_front));
   }
 }
 
@@ -308,45 +294,6 @@ void Slots::DetachAll(std::function<void()> done) {
     QueueRelease(id);
   }
   RunQueuedReleases();
-}
-
-void Slots::CleanUpLeftovers(std::function<void()> done) {
-  // Counts the records being worked on, and one for this function itself.
-  auto left = std::make_shared<int>(1);
-  auto finish_one = [left, done] {
-    if (--*left == 0) done();
-  };
-  for (const internal::SlotRecord& record : records_->LoadAll()) {
-    next_id_ = std::max(next_id_, record.slot_id() + 1);
-    // Only a process that is surely the worker of then: a pid alone may be anyone's by now.
-    UniqueFd worker = record.worker_pid() > 0 ? PidfdOpen(record.worker_pid()) : UniqueFd();
-    if (worker && record.worker_start_time() != 0 &&
-        ProcessStartTime(record.worker_pid()) == record.worker_start_time()) {
-      PidfdSignal(worker, SIGKILL);
-    }
-    std::optional<MountinfoEntry> entry = FindMount(ReadMountinfo(), record.mount().mount_id());
-    if (!entry.has_value() || !IsAttached(ReadMountinfo(), record.mount()) || entry->type != "fuse.dismd") {
-      records_->Remove(record.slot_id());
-      continue;
-    }
-    UnmountRequest request;
-    request.owner = record.owner();
-    request.mount = record.mount();
-    request.path = entry->mount_point;
-    request.detach = true;
-    request.rootless = options_->rootless;
-    ++*left;
-    RunUnmount(request, record.owner().uid(),
-               [this, record, finish_one](const internal::UnmountAnswer&, const absl::Status& status) {
-                 Log(Severity::kWarning, {"", record.mount_id(), record.owner().uid()},
-                     absl::StrCat("left by a dismd that died: ", record.mount_path(),
-                                  status.ok() ? ", now detached" : ", which cannot be detached: ",
-                                  std::string(status.message())));
-                 if (status.ok()) records_->Remove(record.slot_id());
-                 finish_one();
-               });
-  }
-  finish_one();
 }
 
 }  // namespace dismd

@@ -116,6 +116,7 @@ void BrokerLink::Handle(BrokerToFront& message, std::vector<UniqueFd>& fds) {
     case BrokerToFront::kKnownSlot: return events_.OnKnownSlot(message.known_slot(), TakeFirst(fds));
     case BrokerToFront::kReply: return HandleReply(*message.mutable_reply(), fds);
     case BrokerToFront::kWorkerExited: return events_.OnWorkerExited(message.worker_exited());
+    case BrokerToFront::kWorkerReplaced: return events_.OnWorkerReplaced(message.worker_replaced(), TakeFirst(fds));
     case BrokerToFront::kMountGone: return events_.OnMountGone(message.mount_gone());
     case BrokerToFront::kStop: return events_.OnStop(message.stop());
     case BrokerToFront::MESSAGE_NOT_SET: break;

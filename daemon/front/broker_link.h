@@ -34,6 +34,7 @@ class BrokerEvents {
   virtual void OnNewConnection(const internal::NewConnection& connection, libmount::UniqueFd socket) = 0;
   virtual void OnKnownSlot(const internal::KnownSlot& slot, libmount::UniqueFd control) = 0;
   virtual void OnWorkerExited(const internal::WorkerExited& event) = 0;
+  virtual void OnWorkerReplaced(const internal::WorkerReplaced& event, libmount::UniqueFd control) = 0;
   virtual void OnMountGone(const internal::MountGone& event) = 0;
   virtual void OnStop(const internal::StopService& event) = 0;
   // The broker is gone, or talks nonsense; the last event.

@@ -252,14 +252,14 @@ class Adapter final : public v1::Dismd::CallbackService {
   grpc::ServerWriteReactor<v1::CommitImageResponse>* CommitImage(Context*,
                                                                  const v1::CommitImageRequest* request) override {
     auto* stream = new OperationStream<v1::CommitImageResponse>(Bond::kReports);
-    Hop([this, stream, request] { stream->Begin(service_.CommitImage(caller_, *request)); });
+    Hop([this, stream, request] { stream->Begin(service_.StartCommit(caller_, *request)); });
     return stream;
   }
 
   grpc::ServerWriteReactor<v1::RemountImageResponse>* RemountImage(Context*,
                                                                    const v1::RemountImageRequest* request) override {
     auto* stream = new OperationStream<v1::RemountImageResponse>(Bond::kReports);
-    Hop([this, stream, request] { stream->Begin(service_.RemountImage(caller_, *request)); });
+    Hop([this, stream, request] { stream->Begin(service_.StartRemount(caller_, *request)); });
     return stream;
   }
 
@@ -301,9 +301,9 @@ class Adapter final : public v1::Dismd::CallbackService {
     return call;
   }
 
-  Unary* CleanupMountpoints(Context*, const v1::CleanupMountpointsRequest*,
+  Unary* CleanupMountpoints(Context*, const v1::CleanupMountpointsRequest* request,
                             v1::CleanupMountpointsResponse* response) override {
-    return Run(response, [this] { return service_.CleanupMountpoints(caller_); });
+    return Run(response, [this, request] { return service_.CleanupMountpoints(caller_, *request); });
   }
 
   Unary* GetOperation(Context*, const v1::GetOperationRequest* request, v1::GetOperationResponse* response) override {

@@ -54,7 +54,7 @@ absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const
   if (absl::Status may = JudgeAccess(paths, slot.facts()); !may.ok()) return may;
   if (cancel.cancelled()) return MakeError(Reason::kCancelled, "the call was cancelled");
 
-  absl::Status started = slot.StartWorker(tools.loop, "", "", [](const internal::WorkerToFront&) {});
+  absl::Status started = slot.StartWorker(tools.loop, internal::StartWorker(), [](const internal::WorkerToFront&) {});
   if (!started.ok()) return started;
   internal::FrontToWorker request;
   request.mutable_read_image_info()->set_image_name_for_messages(BaseName(image_path));

@@ -136,27 +136,30 @@ absl::Status JudgeImageLocation(const MountPaths& paths, const PathFacts& facts)
                                 facts.image_file_system(), "); copy it to a local disk"));
 }
 
-absl::Status JudgeWriting(const MountPaths& paths, const PathFacts& facts, const internal::ImageOpened* opened) {
+absl::Status JudgeWritable(const MountPaths& paths, const PathFacts& facts) {
   if (facts.image_errno() == 0 && !facts.image_writable()) {
     return MakeError(Reason::kImageReadOnly, absl::StrCat("you may not write to the image file ", paths.image,
                                                           "; mount it read-only, or get write access to it"));
   }
-  if (opened == nullptr) return absl::OkStatus();
-  if (opened->is_split()) {
+  return absl::OkStatus();
+}
+
+absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& opened) {
+  if (opened.is_split()) {
     return MakeError(Reason::kSplitImage,
                      absl::StrCat("the image file ", paths.image, " is part of a split set; mount it read-only"));
   }
-  if (opened->is_solid()) {
+  if (opened.is_solid()) {
     return MakeError(Reason::kSolidImage, absl::StrCat("the image file ", paths.image,
                                                        " is compressed as a whole (solid); mount it read-only"));
   }
-  if (opened->is_pipable() || opened->marked_read_only()) {
+  if (opened.is_pipable() || opened.marked_read_only()) {
     return MakeError(Reason::kImageReadOnly,
                      absl::StrCat("the image file ", paths.image,
-                                  opened->is_pipable() ? " is pipable" : " is marked read-only in its header",
+                                  opened.is_pipable() ? " is pipable" : " is marked read-only in its header",
                                   " and cannot be written in place; mount it read-only"));
   }
-  if (opened->marked_write_in_progress()) {
+  if (opened.marked_write_in_progress()) {
     return MakeError(Reason::kImageInUse,
                      absl::StrCat("the image file ", paths.image,
                                   " is marked as being written by another program; wait for that one to finish"));

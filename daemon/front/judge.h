@@ -45,10 +45,12 @@ absl::Status JudgeMountPoint(const MountPaths& paths, const internal::PathFacts&
 // IMAGE_ON_NETWORK.
 absl::Status JudgeImageLocation(const MountPaths& paths, const internal::PathFacts& facts);
 
-// For a read-write mount. IMAGE_READ_ONLY, SPLIT_IMAGE, SOLID_IMAGE, IMAGE_IN_USE. `opened` is what the worker found,
-// null if the image could not be opened.
-absl::Status JudgeWriting(const MountPaths& paths, const internal::PathFacts& facts,
-                          const internal::ImageOpened* opened);
+// For a read-write mount. IMAGE_READ_ONLY: the caller may not write to it. (Then comes whether it is mounted read-write
+// already.)
+absl::Status JudgeWritable(const MountPaths& paths, const internal::PathFacts& facts);
+
+// For a read-write mount, by what the worker found. SPLIT_IMAGE, SOLID_IMAGE, IMAGE_READ_ONLY, IMAGE_IN_USE.
+absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& opened);
 
 // ACCESS_DENIED.
 absl::Status JudgeAccess(const MountPaths& paths, const internal::PathFacts& facts);

@@ -27,6 +27,10 @@ inline constexpr size_t kMaxConcurrentMountsPerUid = 8;
 inline constexpr size_t kMaxConcurrentUnmounts = 64;
 inline constexpr size_t kMaxConcurrentUnmountsPerUid = 8;
 
+// Commits, and unmounts with one. Each compresses on all CPUs.
+inline constexpr size_t kMaxConcurrentCommits = 32;
+inline constexpr size_t kMaxConcurrentCommitsPerUid = 8;
+
 // GetImageInfo: each takes a short-lived worker.
 inline constexpr size_t kMaxConcurrentInfos = 32;
 inline constexpr size_t kMaxConcurrentInfosPerUid = 4;
@@ -65,6 +69,12 @@ inline constexpr absl::Duration kSnapshotInterval = absl::Milliseconds(100);
 // A worker that neither answers nor reports progress for so long is given up: it may hang in a file system, or in an
 // image made to hang it.
 inline constexpr absl::Duration kWorkerSilence = absl::Seconds(120);
+// A commit syncs what it has written, which a slow disk may take long for without a sign.
+inline constexpr absl::Duration kCommitSilence = absl::Minutes(30);
+// For a worker to say that it takes notice of another's commit; one that does not is left to its own judgement.
+inline constexpr absl::Duration kNoticeDeadline = absl::Seconds(5);
+// For the replacement of a worker that died to be there and to tell what became of a commit.
+inline constexpr absl::Duration kReplacementDeadline = absl::Seconds(60);
 inline constexpr absl::Duration kServingDeadline = absl::Seconds(30);
 inline constexpr absl::Duration kImageInfoDeadline = absl::Seconds(120);
 inline constexpr absl::Duration kStatsDeadline = absl::Seconds(1);

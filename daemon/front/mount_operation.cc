@@ -2,6 +2,7 @@
 
 #include "daemon/front/mount_operation.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -37,11 +38,15 @@ class Mounter {
         paths_{request.image_path(), request.mount_path()},
         seat_(std::move(seat)) {}
 
+  // Of a remount: what became of the last commit that was begun before.
+  const internal::Committed& last_commit() const { return staging_.last_commit(); }
+  void KeepTime(const google::protobuf::Timestamp& mount_time) { mount_time_ = mount_time; }
+
   // Whatever way it ends before the attachment: slot_ and seat_ undo it.
   absl::Status Run() {
     using Step = absl::Status (Mounter::*)();
     for (Step step : {&Mounter::Inspect, &Mounter::OpenImage, &Mounter::JudgeFiles, &Mounter::CheckIntegrity,
-                      &Mounter::JudgeRights, &Mounter::CreateMount, &Mounter::Attach}) {
+                      &Mounter::JudgeRights, &Mounter::OpenStaging, &Mounter::CreateMount, &Mounter::Attach}) {
       if (operation_.cancelled()) return Cancelled();
       absl::Status done = (this->*step)();
       // Whatever a step that was cut short says, it was the cancelling that ended it; only attaching cannot be.
@@ -56,6 +61,7 @@ class Mounter {
   absl::Status JudgeFiles();
   absl::Status CheckIntegrity();
   absl::Status JudgeRights();
+  absl::Status OpenStaging();
   absl::Status CreateMount();
   absl::Status Attach();
 
@@ -84,6 +90,8 @@ class Mounter {
   std::unique_ptr<MountSeat> seat_;
   std::unique_ptr<Slot> slot_;
   internal::ImageOpened opened_;
+  internal::StagingOpened staging_;
+  std::optional<google::protobuf::Timestamp> mount_time_;  // of a remount: when it was mounted first
 };
 
 absl::Status Mounter::Inspect() {
@@ -112,14 +120,20 @@ absl::Status Mounter::OpenImage() {
   MountRegistry* registry = &tools_.registry;
   CacheBudget* budget = &tools_.budget;
   uint64_t slot_id = slot_->id();
-  absl::Status started = slot_->StartWorker(tools_.loop, seat_->mount_id(), operation_.id(),
-                                            [registry, budget, slot_id](const internal::WorkerToFront& event) {
-                                              if (event.has_cache_wanted()) {
-                                                budget->Want(slot_id, event.cache_wanted().bytes());
-                                              } else {
-                                                registry->OnWorkerEvent(slot_id, event);
-                                              }
-                                            });
+  internal::StartWorker start;
+  start.set_mount_id(seat_->mount_id());
+  start.set_operation_id(operation_.id());
+  // Staging only for what may be written: for all else there is an error to come.
+  start.set_read_write(!request_.read_only() && !seat_->is_remount() && slot_->facts().image_writable());
+  start.set_remount(seat_->is_remount());
+  absl::Status started =
+      slot_->StartWorker(tools_.loop, start, [registry, budget, slot_id](const internal::WorkerToFront& event) {
+        if (event.has_cache_wanted()) {
+          budget->Want(slot_id, event.cache_wanted().bytes());
+        } else {
+          registry->OnWorkerEvent(slot_id, event);
+        }
+      });
   if (!started.ok()) return started;
   internal::FrontToWorker request;
   internal::OpenImage& open = *request.mutable_open_image();
@@ -129,8 +143,8 @@ absl::Status Mounter::OpenImage() {
   } else {
     open.set_image_index(request_.image_index());  // unset: 0, which no image has
   }
-  // Also for a read-write mount, as long as there are none: what speaks against writing to this image comes first.
-  open.set_read_only(true);
+  open.set_read_only(request_.read_only());
+  open.set_unix_data(request_.unix_data());
   open.set_owner_uid(caller_.uid);
   open.set_owner_gid(caller_.gid);
   open.set_cache_budget(tools_.budget.FirstShare());
@@ -154,8 +168,14 @@ absl::Status Mounter::JudgeFiles() {
     if (absl::Status claimed = seat_->Claim(slot_->id(), facts.mount_real_path()); !claimed.ok()) return claimed;
   }
   if (absl::Status local = JudgeImageLocation(paths_, facts); !local.ok()) return local;
-  if (request_.read_only()) return absl::OkStatus();
-  return JudgeWriting(paths_, facts, image_open() ? &opened_ : nullptr);
+  if (!request_.read_only()) {
+    if (absl::Status may = JudgeWritable(paths_, facts); !may.ok()) return may;
+  }
+  if (!image_open()) return absl::OkStatus();
+  absl::Status claimed = seat_->ClaimImage({facts.image_device(), facts.image_inode()}, facts.image_real_path(),
+                                           opened_.image_index(), !request_.read_only());
+  if (!claimed.ok() || request_.read_only()) return claimed;
+  return JudgeWriting(paths_, opened_);
 }
 
 absl::Status Mounter::CheckIntegrity() {
@@ -172,10 +192,17 @@ absl::Status Mounter::JudgeRights() {
   if (request_.flags() != 0) {
     return MakeError(Reason::kInvalidFlags, absl::StrFormat("unknown mount flags 0x%x", request_.flags()));
   }
-  if (!request_.read_only()) {
-    return MakeError(Reason::kNotImplemented,
-                     absl::StrCat("cannot mount ", paths_.image, " for writing: this version mounts read-only"));
-  }
+  return absl::OkStatus();
+}
+
+absl::Status Mounter::OpenStaging() {
+  if (request_.read_only()) return absl::OkStatus();
+  if (seat_->is_remount()) operation_.Report({Phase::kRecovering, 0, 0});
+  internal::FrontToWorker request;
+  request.mutable_open_staging();
+  absl::StatusOr<internal::WorkerToFront> answer = AskWorker(std::move(request));
+  if (!answer.ok()) return answer.status();
+  staging_ = answer->staging_opened();
   return absl::OkStatus();
 }
 
@@ -184,7 +211,7 @@ absl::Status Mounter::CreateMount() {
   Seam("front-before-create");
   if (operation_.cancelled()) return Cancelled();
   internal::CreateMount mount;
-  mount.set_read_only(true);
+  mount.set_read_only(request_.read_only());
   mount.set_allow_other(request_.allow_other());
   mount.set_description(absl::StrCat("dismd:", BoundedText(BaseName(paths_.image), 64)));
   if (absl::Status created = slot_->CreateMount(mount); !created.ok()) return created;
@@ -199,11 +226,16 @@ v1::Mount Mounter::MakeMount() const {
   mount.set_image_type(v1::IMAGE_TYPE_WIM);
   mount.set_image_index(opened_.image_index());
   mount.set_image_name(BoundedText(opened_.image_name(), kMaxWorkerTextBytes));
-  mount.set_read_only(true);
+  mount.set_read_only(request_.read_only());
+  if (!request_.read_only()) SetStagingFields(staging_.staging(), &mount);
   mount.set_status(v1::MOUNT_STATUS_OK);
   mount.set_owner_uid(caller_.uid);
   mount.set_allow_other(request_.allow_other());
-  SetTimestamp(absl::Now(), mount.mutable_mount_time());
+  if (mount_time_.has_value()) {
+    *mount.mutable_mount_time() = *mount_time_;
+  } else {
+    SetTimestamp(absl::Now(), mount.mutable_mount_time());
+  }
   mount.set_worker_pid(slot_->worker_pid());
   return mount;
 }
@@ -239,6 +271,36 @@ absl::Status CheckMountRequest(const v1::MountImageRequest& request) {
 absl::Status RunMount(const Tools& tools, Operation& operation, const Caller& caller,
                       const v1::MountImageRequest& request, std::unique_ptr<MountSeat> seat) {
   return Mounter(tools, operation, caller, request, std::move(seat)).Run();
+}
+
+absl::Status RunRemount(const Tools& tools, Operation& operation, const Caller& caller, const MountView& view,
+                        std::unique_ptr<MountSeat> seat, internal::Committed* last_commit) {
+  if (caller.uid != view.mount.owner_uid()) {
+    return MakeError(Reason::kAccessDenied, absl::StrCat("only uid ", view.mount.owner_uid(), " can remount ",
+                                                         view.mount.mount_path(), ", whose edits they are"));
+  }
+  v1::MountImageRequest request;
+  request.set_image_path(view.image_path);
+  request.set_mount_path(view.path);
+  request.set_image_index(view.mount.image_index());
+  request.set_read_only(view.mount.read_only());
+  request.set_allow_other(view.mount.allow_other());
+  request.set_unix_data(view.mount.unix_data());
+  Mounter mounter(tools, operation, caller, request, std::move(seat));
+  mounter.KeepTime(view.mount.mount_time());
+  absl::Status remounted = mounter.Run();
+  if (last_commit != nullptr) *last_commit = mounter.last_commit();
+  switch (libmount::ReasonOf(remounted)) {
+    case Reason::kImageNotFound:
+    case Reason::kMountPointNotFound:
+    case Reason::kInvalidPath:
+    case Reason::kBadImageFormat:
+    case Reason::kInvalidImageIndex: break;
+    default: return remounted;
+  }
+  std::string why(remounted.message().data(), remounted.message().size());
+  tools.registry.InvalidateDormant(view.mount.mount_id(), why);
+  return MakeError(Reason::kMountInvalid, absl::StrCat(view.mount.mount_path(), " cannot be remounted: ", why));
 }
 
 }  // namespace dismd

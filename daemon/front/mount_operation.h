@@ -3,7 +3,8 @@
 // The run of a MountImage: from two paths to a mount that everybody can see, or to an error and nothing left behind.
 //
 //   inspect paths (broker) → judge → open image (worker) → judge → check integrity (worker) → judge
-//     → make the kernel mount (broker) → serve (worker) → attach (broker): the point of no return → registry
+//     → open staging (worker, read-write) → make the kernel mount (broker) → serve (worker) → attach (broker): the
+//     point of no return → registry
 
 #ifndef DAEMON_FRONT_MOUNT_OPERATION_H_
 #define DAEMON_FRONT_MOUNT_OPERATION_H_
@@ -21,6 +22,8 @@
 
 namespace dismd {
 
+class FileLocks;
+
 // What operations work with.
 struct Tools {
   EventLoop& loop;
@@ -28,6 +31,7 @@ struct Tools {
   MountRegistry& registry;
   CacheBudget& budget;
   const Policy& policy;
+  FileLocks& file_locks;
 };
 
 // INVALID_PATH, INVALID_IMAGE_NAME: what can be said without looking at any file.
@@ -37,6 +41,11 @@ absl::Status CheckMountRequest(const v1::MountImageRequest& request);
 // it.
 absl::Status RunMount(const Tools& tools, Operation& operation, const Caller& caller,
                       const v1::MountImageRequest& request, std::unique_ptr<MountSeat> seat);
+
+// The run of a RemountImage: the same steps, with the staging directory that the mount has left. `seat` is of
+// BeginRemount, which gave `view`. MOUNT_INVALID: the image, the mount point or the edits are gone.
+absl::Status RunRemount(const Tools& tools, Operation& operation, const Caller& caller, const MountView& view,
+                        std::unique_ptr<MountSeat> seat, internal::Committed* last_commit = nullptr);
 
 }  // namespace dismd
 

@@ -30,6 +30,13 @@ constexpr Span kCheckedMountSpans[] = {{Phase::kOpening, 0, 3},
                                        {Phase::kCheckingIntegrity, 10, 95},
                                        {Phase::kMounting, 95, 99}};
 constexpr Span kUnmountSpans[] = {{Phase::kUnmounting, 0, 99}};
+constexpr Span kCommittingUnmountSpans[] = {
+    {Phase::kUnmounting, 0, 5}, {Phase::kWaiting, 5, 5}, {Phase::kCommitting, 5, 99}};
+constexpr Span kCommitSpans[] = {{Phase::kWaiting, 0, 1}, {Phase::kCommitting, 1, 99}};
+constexpr Span kRemountSpans[] = {{Phase::kOpening, 0, 20},
+                                  {Phase::kReadingMetadata, 20, 50},
+                                  {Phase::kRecovering, 50, 80},
+                                  {Phase::kMounting, 80, 99}};
 constexpr uint32_t kTotal = 100;
 
 template <size_t kCount>
@@ -48,6 +55,9 @@ uint32_t Position(ProgressPlan plan, const libmount::ProgressUpdate& update) {
     case ProgressPlan::kMount: return Position(kMountSpans, update);
     case ProgressPlan::kMountWithIntegrityCheck: return Position(kCheckedMountSpans, update);
     case ProgressPlan::kUnmount: return Position(kUnmountSpans, update);
+    case ProgressPlan::kCommittingUnmount: return Position(kCommittingUnmountSpans, update);
+    case ProgressPlan::kCommit: return Position(kCommitSpans, update);
+    case ProgressPlan::kRemount: return Position(kRemountSpans, update);
   }
   return 0;
 }

@@ -31,7 +31,7 @@ namespace dismd {
 
 // How much of an operation's progress each phase is: the numbers of one row add up to less than 100, which only success
 // reaches.
-enum class ProgressPlan { kMount, kMountWithIntegrityCheck, kUnmount };
+enum class ProgressPlan { kMount, kMountWithIntegrityCheck, kUnmount, kCommittingUnmount, kCommit, kRemount };
 
 class Operation {
  public:

@@ -41,6 +41,13 @@ absl::Status NotMounted(const std::string& path_or_id) {
                                 BoundedText(path_or_id, kMaxPathBytes), "\"; the list of mounts shows what you have"));
 }
 
+void SetStagingFields(const internal::StagingState& staging, v1::Mount* mount) {
+  mount->set_has_changes(staging.has_changes());
+  mount->set_staged_bytes(staging.staged_bytes());
+  mount->set_changed_files(staging.changed_files());
+  mount->set_unix_data(staging.unix_data());
+}
+
 MountSeat::~MountSeat() {
   if (!published_) registry_.GiveBack(mount_id_);
 }
@@ -48,15 +55,48 @@ MountSeat::~MountSeat() {
 absl::Status MountSeat::Claim(uint64_t slot, const std::string& real_mount_path) {
   absl::MutexLock lock(&registry_.mutex_);
   for (const auto& [id, entry] : registry_.entries_) {
-    if (entry.state == MountRegistry::State::kMaking && !entry.path.empty() && entry.path == real_mount_path) {
+    if (id == mount_id_ || entry.path.empty() || entry.path != real_mount_path) continue;
+    if (entry.state == MountRegistry::State::kMaking || entry.state == MountRegistry::State::kRemounting) {
       return MakeError(Reason::kMountPointInUse, absl::StrCat("another image is just being mounted at ",
                                                               real_mount_path, "; give another directory"));
+    }
+    if (entry.mount.status() == v1::MOUNT_STATUS_NEEDS_REMOUNT) {
+      return MakeError(Reason::kMountPointInUse,
+                       absl::StrCat("the image that was mounted at ", real_mount_path,
+                                    " has edits that are not committed; remount it or discard them first"));
     }
   }
   MountRegistry::Entry& entry = registry_.entries_[mount_id_];
   entry.slot = slot;
   entry.path = real_mount_path;
   return absl::OkStatus();
+}
+
+absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& real_image_path, uint32_t index,
+                                   bool read_write) {
+  absl::MutexLock lock(&registry_.mutex_);
+  MountRegistry::Entry& entry = registry_.entries_[mount_id_];
+  entry.file = file;
+  entry.image_path = real_image_path;
+  if (!read_write) return absl::OkStatus();
+  if (registry_.IsWrittenElsewhere(mount_id_, entry, index)) {
+    return MakeError(Reason::kAlreadyMountedReadWrite,
+                     absl::StrCat("image ", index, " of ", real_image_path,
+                                  " is mounted read-write already; unmount it there, or mount it read-only"));
+  }
+  entry.mount.set_image_index(index);
+  entry.claimed_writing = true;
+  return absl::OkStatus();
+}
+
+bool MountRegistry::IsWrittenElsewhere(const std::string& mount_id, const Entry& wanted, uint32_t index) {
+  return std::any_of(entries_.begin(), entries_.end(), [&](const auto& other) {
+    const Entry& entry = other.second;
+    bool writes = entry.claimed_writing || (entry.state != State::kMaking && !entry.mount.read_only());
+    // Also by path: after a restart of the machine a disk may have another number.
+    bool same_file = entry.file == wanted.file || entry.image_path == wanted.image_path;
+    return other.first != mount_id && writes && same_file && entry.mount.image_index() == index;
+  });
 }
 
 void MountSeat::Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker) {
@@ -76,9 +116,11 @@ void MountSeat::Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> work
     *entry.mount.mutable_damaged_files() = noted.damaged_files();
     entry.mount.set_damaged_file_count(noted.damaged_file_count());
     entry.worker = std::move(worker);
+    entry.claimed_writing = false;
     entry.state = MountRegistry::State::kMounted;
-    entry.order = ++registry_.last_order_;
-    registry_.Queue(entry, v1::MOUNT_EVENT_ADDED, &notices);
+    if (!remount_) entry.order = ++registry_.last_order_;
+    registry_.Queue(entry, remount_ ? v1::MOUNT_EVENT_CHANGED : v1::MOUNT_EVENT_ADDED, &notices);
+    registry_.changed_.SignalAll();
     if (entry.gone) gone_slot = entry.slot;
   }
   MountRegistry::Notify(notices);
@@ -103,12 +145,21 @@ absl::StatusOr<std::unique_ptr<MountSeat>> MountRegistry::Reserve(uint32_t owner
     id = NewId("m-");
   } while (entries_.count(id) != 0);
   entries_[id].mount.set_owner_uid(owner);
-  return std::make_unique<MountSeat>(*this, id);
+  return std::make_unique<MountSeat>(*this, id, /*remount=*/false);
 }
 
 void MountRegistry::GiveBack(const std::string& mount_id) {
   absl::MutexLock lock(&mutex_);
-  entries_.erase(mount_id);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return;
+  if (place->second.state != State::kRemounting) {
+    entries_.erase(place);
+    return;
+  }
+  place->second.state = State::kMounted;
+  place->second.slot = 0;
+  place->second.gone = false;
+  changed_.SignalAll();
 }
 
 void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<WorkerLink> worker) {
@@ -116,6 +167,8 @@ void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<Wo
   entry.state = State::kMounted;
   entry.slot = known.slot_id();
   entry.path = known.mount_path();
+  entry.image_path = known.image_path();
+  entry.file = {known.image_device(), known.image_inode()};
   entry.worker = std::move(worker);
   // The record is our own, but an older front may have written it: what the broker knows wins.
   if (!entry.mount.ParseFromString(known.registry_record())) entry.mount.Clear();
@@ -129,7 +182,10 @@ void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<Wo
   if (!entry.mount.has_mount_time())
     SetTimestamp(absl::FromUnixSeconds(known.mount_time()), entry.mount.mutable_mount_time());
   entry.mount.set_status(v1::MOUNT_STATUS_OK);
-  if (entry.worker == nullptr || known.worker_pid() == 0) {
+  if (known.needs_remount()) {
+    entry.mount.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);
+    entry.mount.set_status_message("it is not mounted, but its edits are kept; remount it, or discard them");
+  } else if (entry.worker == nullptr || known.worker_pid() == 0) {
     entry.mount.set_status(v1::MOUNT_STATUS_INVALID);
     entry.mount.set_status_message("the process that served the mount has died; unmount it and mount the image again");
   }
@@ -194,7 +250,7 @@ absl::StatusOr<MountView> MountRegistry::BeginUnmount(const std::string& mount_i
   CancelToken::Subscription wake(cancel, [this, &cancelled] {
     absl::MutexLock lock(&mutex_);
     cancelled = true;
-    unmount_ended_.SignalAll();
+    changed_.SignalAll();
   });
   absl::MutexLock lock(&mutex_);
   while (true) {
@@ -207,7 +263,8 @@ absl::StatusOr<MountView> MountRegistry::BeginUnmount(const std::string& mount_i
       place->second.state = State::kUnmounting;
       return ViewOf(place->second);
     }
-    unmount_ended_.Wait(&mutex_);
+    if (place->second.state != State::kUnmounting) return Occupied(place->second);
+    changed_.Wait(&mutex_);
   }
 }
 
@@ -226,13 +283,172 @@ void MountRegistry::EndUnmount(const std::string& mount_id, bool removed) {
       place->second.state = State::kMounted;
       if (place->second.gone) gone_slot = place->second.slot;
     }
-    unmount_ended_.SignalAll();
+    changed_.SignalAll();
   }
   Notify(notices);
   if (gone_slot != 0) OnMountGone(gone_slot);
 }
 
+absl::Status MountRegistry::Occupied(const Entry& entry) {
+  const char* what = entry.state == State::kCommitting   ? "committed"
+                     : entry.state == State::kRemounting ? "remounted"
+                                                         : "unmounted";
+  return MakeError(Reason::kOperationInProgress,
+                   absl::StrCat(entry.mount.mount_path(), " is just being ", what, "; wait until that has ended"));
+}
+
+void MountRegistry::EndUnmountDormant(const std::string& mount_id, const std::string& message) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end()) return;
+    MakeDormant(&place->second, message, &notices);
+  }
+  Notify(notices);
+}
+
+void MountRegistry::MakeDormant(Entry* entry, const std::string& message, Notices* notices) {
+  entry->state = State::kMounted;
+  entry->slot = 0;
+  entry->worker = nullptr;
+  entry->gone = false;
+  entry->served_to_the_end = false;
+  entry->mount.set_worker_pid(0);
+  entry->mount.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);
+  entry->mount.set_status_message(message);
+  Queue(*entry, v1::MOUNT_EVENT_CHANGED, notices);
+  changed_.SignalAll();
+}
+
+absl::StatusOr<MountView> MountRegistry::BeginCommit(const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return NotMounted(mount_id);
+  Entry& entry = place->second;
+  if (entry.state != State::kMounted) return Occupied(entry);
+  if (entry.mount.status() == v1::MOUNT_STATUS_NEEDS_REMOUNT) {
+    return MakeError(Reason::kNeedsRemount, absl::StrCat(entry.mount.mount_path(), " must be remounted first"));
+  }
+  if (entry.mount.status() == v1::MOUNT_STATUS_INVALID) {
+    return MakeError(Reason::kMountInvalid,
+                     absl::StrCat(entry.mount.mount_path(), " cannot be committed: ", entry.mount.status_message()));
+  }
+  entry.state = State::kCommitting;
+  return ViewOf(entry);
+}
+
+void MountRegistry::EndCommit(const std::string& mount_id, const internal::Committed* done) {
+  Notices notices;
+  uint64_t gone_slot = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end()) return;
+    Entry& entry = place->second;
+    if (entry.state == State::kCommitting) entry.state = State::kMounted;
+    if (done != nullptr) {
+      entry.mount.set_image_index(done->image_index());
+      if (!done->image_name().empty()) {
+        entry.mount.set_image_name(BoundedText(done->image_name(), kMaxWorkerTextBytes));
+      }
+      SetStagingFields(done->staging(), &entry.mount);
+      Queue(entry, v1::MOUNT_EVENT_CHANGED, &notices);
+    }
+    if (entry.gone) gone_slot = entry.slot;
+    changed_.SignalAll();
+  }
+  Notify(notices);
+  if (gone_slot != 0) OnMountGone(gone_slot);
+}
+
+absl::StatusOr<std::unique_ptr<MountSeat>> MountRegistry::BeginRemount(const std::string& mount_id, MountView* view) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return NotMounted(mount_id);
+  Entry& entry = place->second;
+  if (entry.state != State::kMounted) return Occupied(entry);
+  if (entry.slot != 0 && entry.mount.status() == v1::MOUNT_STATUS_INVALID) {
+    return MakeError(Reason::kMountInvalid,
+                     absl::StrCat(entry.mount.mount_path(), " cannot be remounted: ", entry.mount.status_message()));
+  }
+  if (entry.slot != 0) {
+    return MakeError(Reason::kNotRemountable,
+                     absl::StrCat(entry.mount.mount_path(), " is mounted and does not need a remount"));
+  }
+  entry.state = State::kRemounting;
+  entry.mount.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);  // what was missing may be back
+  *view = ViewOf(entry);
+  return std::make_unique<MountSeat>(*this, mount_id, /*remount=*/true);
+}
+
+void MountRegistry::InvalidateDormant(const std::string& mount_id, const std::string& message) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end() || place->second.mount.status() != v1::MOUNT_STATUS_NEEDS_REMOUNT) return;
+    place->second.mount.set_status(v1::MOUNT_STATUS_INVALID);
+    place->second.mount.set_status_message(message);
+    Queue(place->second, v1::MOUNT_EVENT_CHANGED, &notices);
+  }
+  Notify(notices);
+}
+
+std::vector<MountView> MountRegistry::OthersOf(const ImageFile& file, const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  std::vector<MountView> others;
+  for (const auto& [id, entry] : entries_) {
+    if (id != mount_id && entry.file == file && entry.worker != nullptr) others.push_back(ViewOf(entry));
+  }
+  return others;
+}
+
+std::shared_ptr<WorkerLink> MountRegistry::AwaitOtherWorker(const std::string& mount_id,
+                                                            const std::shared_ptr<WorkerLink>& before,
+                                                            absl::Duration patience) {
+  absl::Time deadline = absl::Now() + patience;
+  absl::MutexLock lock(&mutex_);
+  while (true) {
+    auto place = entries_.find(mount_id);
+    if (place == entries_.end() || place->second.slot == 0) return nullptr;
+    const Entry& entry = place->second;
+    if (entry.worker != nullptr && entry.worker != before) return entry.worker;
+    bool given_up = entry.mount.status() != v1::MOUNT_STATUS_OK;
+    if (given_up || changed_.WaitWithDeadline(&mutex_, deadline)) return nullptr;
+  }
+}
+
+void MountRegistry::OnWorkerReplaced(uint64_t slot, int pid, std::shared_ptr<WorkerLink> worker) {
+  Notices notices;
+  std::shared_ptr<WorkerLink> before;  // ended without the lock
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr) return;
+    before = std::exchange(entry->worker, std::move(worker));
+    entry->mount.set_worker_pid(pid);
+    Queue(*entry, v1::MOUNT_EVENT_CHANGED, &notices);
+    changed_.SignalAll();
+  }
+  Notify(notices);
+}
+
+void MountRegistry::SetStaging(uint64_t slot, const internal::StagingState& staging) {
+  Notices notices;
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = EntryOfSlot(slot);
+    if (entry == nullptr) return;
+    bool news = entry->mount.has_changes() != staging.has_changes();
+    SetStagingFields(staging, &entry->mount);
+    if (news) Queue(*entry, v1::MOUNT_EVENT_CHANGED, &notices);
+  }
+  Notify(notices);
+}
+
 void MountRegistry::OnWorkerEvent(uint64_t slot, const internal::WorkerToFront& event) {
+  if (event.has_staging_state()) return SetStaging(slot, event.staging_state());
   if (event.has_damage()) return AddDamage(slot, event.damage());
   if (event.has_image_changed()) {
     return Invalidate(slot, absl::StrCat("the image file was changed by another program: ",
@@ -273,9 +489,13 @@ void MountRegistry::OnMountGone(uint64_t slot) {
       return;
     }
     Warn(entry->mount, absl::StrCat("somebody else unmounted ", entry->path));
-    entry->mount.set_status_message("somebody else unmounted it");
-    Queue(*entry, v1::MOUNT_EVENT_REMOVED, &notices);
-    entries_.erase(entry->mount.mount_id());
+    if (!entry->mount.read_only()) {
+      MakeDormant(entry, "somebody else unmounted it; its edits are kept: remount it, or discard them", &notices);
+    } else {
+      entry->mount.set_status_message("somebody else unmounted it");
+      Queue(*entry, v1::MOUNT_EVENT_REMOVED, &notices);
+      entries_.erase(entry->mount.mount_id());
+    }
   }
   Notify(notices);
   on_gone_(slot);
@@ -298,6 +518,7 @@ void MountRegistry::Invalidate(uint64_t slot, const std::string& message) {
     entry->mount.set_status_message(message);
     if (entry->state != State::kMaking) Warn(entry->mount, message);
     Queue(*entry, v1::MOUNT_EVENT_CHANGED, &notices);
+    changed_.SignalAll();
   }
   Notify(notices);
 }

@@ -6,6 +6,9 @@
 //   removed
 //                                                                          ▲────── EndUnmount(false) ──┘
 //
+// A read-write mount that goes while its edits are kept becomes dormant (NEEDS_REMOUNT): it stays here, without a slot.
+// A commit and a remount occupy a mount like an unmount does; one operation at a time works on a mount.
+//
 // What happens to a mount (damage, a changed image, a worker's death, an umount by hand) is told here, by slot, from
 // the moment that the slot is known, and reaches whoever watches.
 //
@@ -14,6 +17,7 @@
 #ifndef DAEMON_FRONT_REGISTRY_H_
 #define DAEMON_FRONT_REGISTRY_H_
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -37,25 +41,42 @@ namespace dismd {
 
 class MountRegistry;
 
+// Which file an image lies in, whatever path led there.
+struct ImageFile {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  auto operator<=>(const ImageFile&) const = default;
+};
+
 // What an operation needs of a mount; a copy.
 struct MountView {
   v1::Mount mount;
   uint64_t slot = 0;
   std::shared_ptr<WorkerLink> worker;  // null: none is known
+  ImageFile file;
+  std::string path;        // real, as bytes
+  std::string image_path;  // likewise
 };
 
 // A place for a mount being made; given back by the destructor unless published.
 class MountSeat {
  public:
-  MountSeat(MountRegistry& registry, std::string mount_id) : registry_(registry), mount_id_(std::move(mount_id)) {}
+  // `remount`: the place is that of a dormant mount, which it is again if nothing comes of it.
+  MountSeat(MountRegistry& registry, std::string mount_id, bool remount)
+      : registry_(registry), mount_id_(std::move(mount_id)), remount_(remount) {}
   ~MountSeat();
   MountSeat(const MountSeat&) = delete;
   MountSeat& operator=(const MountSeat&) = delete;
 
   const std::string& mount_id() const { return mount_id_; }
+  bool is_remount() const { return remount_; }
 
   // Binds the slot, and claims the path. MOUNT_POINT_IN_USE: another mount is being made there.
   absl::Status Claim(uint64_t slot, const std::string& real_mount_path);
+
+  // What is to be mounted; asked before a read-write mount: ALREADY_MOUNTED_READ_WRITE, also by one that needs a
+  // remount or is being made.
+  absl::Status ClaimImage(const ImageFile& file, const std::string& real_image_path, uint32_t index, bool read_write);
 
   // The mount is there, and everybody may know.
   void Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker);
@@ -63,6 +84,7 @@ class MountSeat {
  private:
   MountRegistry& registry_;
   const std::string mount_id_;
+  const bool remount_;
   bool published_ = false;
 };
 
@@ -88,13 +110,35 @@ class MountRegistry {
   std::optional<MountView> FindByPath(const Caller& caller, const std::string& real_path);
   std::optional<MountView> FindBySlot(const Caller& caller, uint64_t slot);
 
-  // Waits while another unmount of the mount runs. NOT_MOUNTED: it is gone meanwhile. CANCELLED.
+  // Waits while another unmount of the mount runs. NOT_MOUNTED: it is gone meanwhile. CANCELLED. OPERATION_IN_PROGRESS:
+  // a commit or a remount.
   absl::StatusOr<MountView> BeginUnmount(const std::string& mount_id, CancelToken& cancel);
   void EndUnmount(const std::string& mount_id, bool removed);
+  // Instead of EndUnmount: the mount is gone, its staged edits are kept.
+  void EndUnmountDormant(const std::string& mount_id, const std::string& message);
+
+  // NOT_MOUNTED, OPERATION_IN_PROGRESS, NEEDS_REMOUNT, MOUNT_INVALID.
+  absl::StatusOr<MountView> BeginCommit(const std::string& mount_id);
+  // `done`: what it came to, null where it failed.
+  void EndCommit(const std::string& mount_id, const internal::Committed* done);
+
+  // NOT_MOUNTED, OPERATION_IN_PROGRESS, NOT_REMOUNTABLE, MOUNT_INVALID. The seat's end without Publish leaves it
+  // dormant.
+  absl::StatusOr<std::unique_ptr<MountSeat>> BeginRemount(const std::string& mount_id, MountView* view);
+  // What a dormant mount needs is not there any more.
+  void InvalidateDormant(const std::string& mount_id, const std::string& message);
+
+  // The mounts of a file that are served, but for `mount_id`.
+  std::vector<MountView> OthersOf(const ImageFile& file, const std::string& mount_id);
+
+  // Waits until the mount has another worker than `before`, at most `patience`. Null: it has not.
+  std::shared_ptr<WorkerLink> AwaitOtherWorker(const std::string& mount_id, const std::shared_ptr<WorkerLink>& before,
+                                               absl::Duration patience);
 
   // Events of workers and the broker.
   void OnWorkerEvent(uint64_t slot, const internal::WorkerToFront& event);
   void OnWorkerExited(uint64_t slot, int exit_status);
+  void OnWorkerReplaced(uint64_t slot, int pid, std::shared_ptr<WorkerLink> worker);
   void OnMountGone(uint64_t slot);
 
   // ADDED for each mount, SYNCED, then what happens.
@@ -103,12 +147,15 @@ class MountRegistry {
 
  private:
   friend class MountSeat;
-  enum class State { kMaking, kMounted, kUnmounting };
+  enum class State { kMaking, kMounted, kUnmounting, kCommitting, kRemounting };
   struct Entry {
     State state = State::kMaking;
     uint64_t slot = 0;
     uint64_t order = 0;
     std::string path;  // real, as bytes; Mount.mount_path is what protobuf can carry of it
+    std::string image_path;
+    ImageFile file;
+    bool claimed_writing = false;  // of one being made
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
     bool gone = false;
@@ -124,16 +171,26 @@ class MountRegistry {
   // Queues the event for whoever may see it; tell them with Notify once the lock is released.
   void Queue(const Entry& entry, v1::MountEvent event, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Notify(const Notices& notices);
-  static MountView ViewOf(const Entry& entry) { return {entry.mount, entry.slot, entry.worker}; }
+  static MountView ViewOf(const Entry& entry) {
+    return {entry.mount, entry.slot, entry.worker, entry.file, entry.path, entry.image_path};
+  }
+  static absl::Status Occupied(const Entry& entry);
+  void SetStaging(uint64_t slot, const internal::StagingState& staging);
+  void MakeDormant(Entry* entry, const std::string& message, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsWrittenElsewhere(const std::string& mount_id, const Entry& wanted, uint32_t index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBack(const std::string& mount_id);
 
   const std::function<void(uint64_t)> on_gone_;
   absl::Mutex mutex_;
-  absl::CondVar unmount_ended_;
+  absl::CondVar changed_;  // an operation has ended, a worker was replaced
   uint64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<MountSubscription>> subscriptions_ ABSL_GUARDED_BY(mutex_);
 };
+
+// What a mount says of its staged edits.
+void SetStagingFields(const internal::StagingState& staging, v1::Mount* mount);
 
 // The answer wherever there is no such mount, or it is somebody else's: the two must look the same.
 absl::Status NotMounted(const std::string& path_or_id);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/image_info.h"
 #include "daemon/front/judge.h"
 #include "daemon/front/limits.h"
@@ -35,6 +36,7 @@ Service::Service(EventLoop& loop, UniqueFd broker_socket)
       call_pool_(std::make_unique<FairPool>(kMaxConcurrentCalls, kMaxConcurrentCallsPerUid)),
       info_pool_(std::make_unique<FairPool>(kMaxConcurrentInfos, kMaxConcurrentInfosPerUid)),
       unmount_pool_(std::make_unique<FairPool>(kMaxConcurrentUnmounts, kMaxConcurrentUnmountsPerUid)),
+      commit_pool_(std::make_unique<FairPool>(kMaxConcurrentCommits, kMaxConcurrentCommitsPerUid)),
       mount_pool_(std::make_unique<FairPool>(kMaxConcurrentMounts, kMaxConcurrentMountsPerUid)) {}
 
 void Service::Close() {
@@ -47,6 +49,7 @@ void Service::Close() {
 Service::~Service() {
   Close();
   mount_pool_.reset();
+  commit_pool_.reset();
   unmount_pool_.reset();
   info_pool_.reset();
   call_pool_.reset();
@@ -124,9 +127,11 @@ absl::StatusOr<std::shared_ptr<Operation>> Service::StartUnmount(const Caller& c
   if (request.mount_id().empty()) {
     if (absl::Status path = CheckPath(request.mount_path(), "mount point"); !path.ok()) return path;
   }
-  auto operation = operations_.Create(caller, v1::OPERATION_KIND_UNMOUNT, ProgressPlan::kUnmount);
+  bool commits = request.changes() == v1::CHANGES_COMMIT;
+  auto operation = operations_.Create(caller, v1::OPERATION_KIND_UNMOUNT,
+                                      commits ? ProgressPlan::kCommittingUnmount : ProgressPlan::kUnmount);
   if (!operation.ok()) return operation.status();
-  Launch(*unmount_pool_, *operation,
+  Launch(commits ? *commit_pool_ : *unmount_pool_, *operation,
          [this, operation = *operation, caller, request] { return UnmountForCaller(*operation, caller, request); });
   return *operation;
 }
@@ -138,35 +143,72 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
       FindMount(tools(), caller, request.mount_path(), request.mount_id(), operation.cancel_token());
   if (!view.ok()) return view.status();
   operation.SetMount(view->mount);
+  const std::string& mount_id = view->mount.mount_id();
   if (request.changes() == v1::CHANGES_COMMIT) {
-    return MakeError(Reason::kMountReadOnly, absl::StrCat(view->mount.mount_path(),
-                                                          " is mounted read-only and has nothing to commit; unmount it "
-                                                          "with its changes discarded"));
+    if (absl::Status may = CheckCommit(view->mount, request.commit()); !may.ok()) return may;
+    return RunCommittingUnmount(tools(), operation, caller, mount_id, request.commit());
   }
   if (request.changes() != v1::CHANGES_DISCARD && request.changes() != v1::CHANGES_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat("unknown value for changes: ", request.changes()));
   }
-  return RunUnmount(tools(), view->mount.mount_id(), operation.cancel_token(), operation.log_context());
-}
-
-absl::Status Service::CommitImage(const Caller& caller, const v1::CommitImageRequest& request) {
-  if (absl::Status open = CheckOpen(); !open.ok()) return open;
-  CancelToken never;
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
-  if (!view.ok()) return view.status();
-  if (view->mount.read_only()) {
-    return MakeError(Reason::kMountReadOnly,
-                     absl::StrCat(view->mount.mount_path(), " is mounted read-only and has nothing to commit"));
+  if (request.changes() == v1::CHANGES_UNSPECIFIED && !view->mount.read_only()) {
+    return MakeError(Reason::kInvalidFlags, absl::StrCat(view->mount.mount_path(),
+                                                         " is mounted read-write: say whether its changes are to be "
+                                                         "committed or discarded"));
   }
-  return MakeError(Reason::kNotImplemented, "this version commits no images");
+  if (request.commit().append() || request.commit().generate_integrity() || request.commit().rebuild() ||
+      request.commit().recompress() != v1::COMPRESSION_UNSPECIFIED) {
+    return MakeError(Reason::kInvalidFlags, "options of a commit were given, but nothing is to be committed");
+  }
+  return RunUnmount(tools(), mount_id, operation.cancel_token(), operation.log_context(), Edits::kDiscard);
 }
 
-absl::Status Service::RemountImage(const Caller& caller, const v1::RemountImageRequest& request) {
+absl::StatusOr<std::shared_ptr<Operation>> Service::StartCommit(const Caller& caller,
+                                                                const v1::CommitImageRequest& request) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
-  CancelToken never;
-  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
+  if (request.mount_id().empty()) {
+    if (absl::Status path = CheckPath(request.mount_path(), "mount point"); !path.ok()) return path;
+  }
+  auto operation = operations_.Create(caller, v1::OPERATION_KIND_COMMIT, ProgressPlan::kCommit);
+  if (!operation.ok()) return operation.status();
+  Launch(*commit_pool_, *operation,
+         [this, operation = *operation, caller, request] { return CommitForCaller(*operation, caller, request); });
+  return *operation;
+}
+
+absl::Status Service::CommitForCaller(Operation& operation, const Caller& caller,
+                                      const v1::CommitImageRequest& request) {
+  absl::StatusOr<MountView> view =
+      FindMount(tools(), caller, request.mount_path(), request.mount_id(), operation.cancel_token());
   if (!view.ok()) return view.status();
-  return MakeError(Reason::kNotImplemented, "this version remounts no images; unmount it and mount it again");
+  operation.SetMount(view->mount);
+  if (absl::Status may = CheckCommit(view->mount, request.options()); !may.ok()) return may;
+  return RunCommit(tools(), operation, view->mount.mount_id(), request.options());
+}
+
+absl::StatusOr<std::shared_ptr<Operation>> Service::StartRemount(const Caller& caller,
+                                                                 const v1::RemountImageRequest& request) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  if (request.mount_id().empty()) {
+    if (absl::Status path = CheckPath(request.mount_path(), "mount point"); !path.ok()) return path;
+  }
+  auto operation = operations_.Create(caller, v1::OPERATION_KIND_REMOUNT, ProgressPlan::kRemount);
+  if (!operation.ok()) return operation.status();
+  Launch(*mount_pool_, *operation,
+         [this, operation = *operation, caller, request] { return RemountForCaller(*operation, caller, request); });
+  return *operation;
+}
+
+absl::Status Service::RemountForCaller(Operation& operation, const Caller& caller,
+                                       const v1::RemountImageRequest& request) {
+  absl::StatusOr<MountView> found =
+      FindMount(tools(), caller, request.mount_path(), request.mount_id(), operation.cancel_token());
+  if (!found.ok()) return found.status();
+  operation.SetMount(found->mount);
+  MountView view;
+  absl::StatusOr<std::unique_ptr<MountSeat>> seat = registry_.BeginRemount(found->mount.mount_id(), &view);
+  if (!seat.ok()) return seat.status();
+  return RunRemount(tools(), operation, caller, view, *std::move(seat));
 }
 
 absl::StatusOr<std::shared_ptr<Operation>> Service::FindOperation(const Caller& caller, const std::string& id) {
@@ -203,17 +245,44 @@ absl::StatusOr<v1::GetMountResponse> Service::GetMount(const Caller& caller, con
     counters.set_cache_bytes(stats.cache_bytes());
     counters.set_chunks_decoded(stats.chunks_decoded());
     counters.set_resident_bytes(stats.resident_bytes());
+    if (stats.has_staging()) SetStagingFields(stats.staging(), response.mutable_mount());
   }
   return response;
 }
 
-absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(const Caller& caller) {
+absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanUpOne(const Caller& caller,
+                                                                   const v1::CleanupMountpointsRequest& request) {
+  CancelToken never;
+  absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
+  if (!view.ok()) return view.status();
+  bool invalid = view->mount.status() == v1::MOUNT_STATUS_INVALID;
+  if (!request.force() && !invalid) {
+    if (view->slot == 0) {
+      return MakeError(Reason::kNeedsRemount,
+                       absl::StrCat(view->mount.mount_path(), " has edits that are kept; remount it, or use force"));
+    }
+    return MakeError(Reason::kMountBusy,
+                     absl::StrCat(view->mount.mount_path(), " is mounted and well; unmount it, or use force"));
+  }
+  absl::Status unmounted = RunUnmount(tools(), view->mount.mount_id(), never, LogContext{"", "", caller.uid},
+                                      Edits::kDiscard, request.force());
+  if (!unmounted.ok()) return unmounted;
+  v1::CleanupMountpointsResponse response;
+  *response.add_removed() = view->mount;
+  return response;
+}
+
+absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(
+    const Caller& caller, const v1::CleanupMountpointsRequest& request) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  if (request.mount_case() != v1::CleanupMountpointsRequest::MOUNT_NOT_SET) return CleanUpOne(caller, request);
+  if (request.force()) return MakeError(Reason::kInvalidFlags, "force is for one mount: name it");
   v1::CleanupMountpointsResponse response;
   CancelToken never;
   for (const MountView& view : registry_.List(caller)) {
     if (view.mount.status() != v1::MOUNT_STATUS_INVALID) continue;
-    absl::Status unmounted = RunUnmount(tools(), view.mount.mount_id(), never, LogContext{"", "", caller.uid});
+    absl::Status unmounted =
+        RunUnmount(tools(), view.mount.mount_id(), never, LogContext{"", "", caller.uid}, Edits::kDiscard);
     if (unmounted.ok()) *response.add_removed() = view.mount;
   }
   return response;
@@ -258,7 +327,7 @@ absl::StatusOr<std::unique_ptr<WatchSeat>> Service::TakeWatchSeat(const Caller& 
 void Service::ReleaseGone(uint64_t slot) {
   call_pool_->Submit(kServiceKey, [this, slot] {
     budget_.Remove(slot);
-    ReleaseSlot(broker_, slot);
+    ReleaseSlotKeepingStaging(broker_, slot, "");
   });
 }
 

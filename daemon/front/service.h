@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -25,6 +26,7 @@
 #include "daemon/front/caller.h"
 #include "daemon/front/event_loop.h"
 #include "daemon/front/fair_pool.h"
+#include "daemon/front/file_locks.h"
 #include "daemon/front/mount_operation.h"
 #include "daemon/front/operation_table.h"
 #include "daemon/front/policy.h"
@@ -65,9 +67,8 @@ class Service final : public BrokerEvents {
   // The operations. The answer is a running operation, or why there is none.
   absl::StatusOr<std::shared_ptr<Operation>> StartMount(const Caller& caller, const v1::MountImageRequest& request);
   absl::StatusOr<std::shared_ptr<Operation>> StartUnmount(const Caller& caller, const v1::UnmountImageRequest& request);
-  // Wait; NOT_IMPLEMENTED at best in this version, after the checks that can be made.
-  absl::Status CommitImage(const Caller& caller, const v1::CommitImageRequest& request);
-  absl::Status RemountImage(const Caller& caller, const v1::RemountImageRequest& request);
+  absl::StatusOr<std::shared_ptr<Operation>> StartCommit(const Caller& caller, const v1::CommitImageRequest& request);
+  absl::StatusOr<std::shared_ptr<Operation>> StartRemount(const Caller& caller, const v1::RemountImageRequest& request);
 
   absl::StatusOr<std::shared_ptr<Operation>> FindOperation(const Caller& caller, const std::string& id);
 
@@ -79,7 +80,8 @@ class Service final : public BrokerEvents {
   absl::StatusOr<v1::GetMountResponse> GetMount(const Caller& caller, const v1::GetMountRequest& request,
                                                 CancelToken& cancel);
   // Waits.
-  absl::StatusOr<v1::CleanupMountpointsResponse> CleanupMountpoints(const Caller& caller);
+  absl::StatusOr<v1::CleanupMountpointsResponse> CleanupMountpoints(const Caller& caller,
+                                                                    const v1::CleanupMountpointsRequest& request);
   v1::GetServerInfoResponse GetServerInfo(const Caller& caller);
 
   // TOO_MANY_OPERATIONS: watches_per_uid.
@@ -95,6 +97,7 @@ class Service final : public BrokerEvents {
   void OnNewConnection(const internal::NewConnection& connection, libmount::UniqueFd socket) override;
   void OnKnownSlot(const internal::KnownSlot& slot, libmount::UniqueFd control) override;
   void OnWorkerExited(const internal::WorkerExited& event) override;
+  void OnWorkerReplaced(const internal::WorkerReplaced& event, libmount::UniqueFd control) override;
   void OnMountGone(const internal::MountGone& event) override;
   void OnStop(const internal::StopService& event) override;
   void OnBrokerEnd() override;
@@ -106,16 +109,24 @@ class Service final : public BrokerEvents {
   static void Conclude(Operation& operation, const absl::Status& outcome);
   absl::Status UnmountForCaller(Operation& operation, const Caller& caller, const v1::UnmountImageRequest& request);
   void ReleaseGone(uint64_t slot);
+  std::vector<MountView> Served();
   void Stop(absl::Duration grace);
   void End();
 
-  Tools tools() { return {loop_, broker_, registry_, budget_, policy_}; }
+  WorkerLink::EventHandler HandlerOf(uint64_t slot_id);
+  absl::StatusOr<v1::CleanupMountpointsResponse> CleanUpOne(const Caller& caller,
+                                                            const v1::CleanupMountpointsRequest& request);
+  absl::Status CommitForCaller(Operation& operation, const Caller& caller, const v1::CommitImageRequest& request);
+  absl::Status RemountForCaller(Operation& operation, const Caller& caller, const v1::RemountImageRequest& request);
+
+  Tools tools() { return {loop_, broker_, registry_, budget_, policy_, file_locks_}; }
 
   EventLoop& loop_;
   BrokerLink broker_;
   CacheBudget budget_;
   MountRegistry registry_;
   const Policy policy_;
+  FileLocks file_locks_;
   OperationTable operations_;
   ServeConnection serve_;
   std::atomic<bool> stopping_{false};
@@ -130,6 +141,7 @@ class Service final : public BrokerEvents {
   std::unique_ptr<FairPool> call_pool_;
   std::unique_ptr<FairPool> info_pool_;
   std::unique_ptr<FairPool> unmount_pool_;
+  std::unique_ptr<FairPool> commit_pool_;
   std::unique_ptr<FairPool> mount_pool_;
 };
 

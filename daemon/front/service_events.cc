@@ -51,13 +51,7 @@ void Service::OnKnownSlot(const internal::KnownSlot& slot, UniqueFd control) {
   uint64_t slot_id = slot.slot_id();
   std::shared_ptr<WorkerLink> worker;
   if (control) {
-    worker = WorkerLink::Start(loop_, std::move(control), [this, slot_id](const internal::WorkerToFront& event) {
-      if (event.has_cache_wanted()) {
-        budget_.Want(slot_id, event.cache_wanted().bytes());
-      } else {
-        registry_.OnWorkerEvent(slot_id, event);
-      }
-    });
+    worker = WorkerLink::Start(loop_, std::move(control), HandlerOf(slot_id));
     budget_.Add(slot_id, worker);
   }
   // Events of the worker come on this thread, so none can precede this.
@@ -68,6 +62,24 @@ void Service::OnKnownSlot(const internal::KnownSlot& slot, UniqueFd control) {
 
 void Service::OnWorkerExited(const internal::WorkerExited& event) {
   registry_.OnWorkerExited(event.slot_id(), event.exit_status());
+}
+
+WorkerLink::EventHandler Service::HandlerOf(uint64_t slot_id) {
+  return [this, slot_id](const internal::WorkerToFront& event) {
+    if (event.has_cache_wanted()) {
+      budget_.Want(slot_id, event.cache_wanted().bytes());
+    } else {
+      registry_.OnWorkerEvent(slot_id, event);
+    }
+  };
+}
+
+void Service::OnWorkerReplaced(const internal::WorkerReplaced& event, UniqueFd control) {
+  if (!control) return libmount::Log(Severity::kError, "the broker sent a new worker without its socket");
+  std::shared_ptr<WorkerLink> worker = WorkerLink::Start(loop_, std::move(control), HandlerOf(event.slot_id()));
+  budget_.Remove(event.slot_id());
+  budget_.Add(event.slot_id(), worker);
+  registry_.OnWorkerReplaced(event.slot_id(), event.pid(), std::move(worker));
 }
 
 void Service::OnMountGone(const internal::MountGone& event) { registry_.OnMountGone(event.slot_id()); }
@@ -85,12 +97,17 @@ void Service::OnStop(const internal::StopService& event) {
   stopper_ = std::thread([this, grace] { Stop(grace); });
 }
 
+std::vector<MountView> Service::Served() {
+  std::vector<MountView> served = registry_.List(Caller());
+  std::erase_if(served, [](const MountView& view) { return view.slot == 0; });
+  return served;
+}
+
 void Service::Stop(absl::Duration grace) {
   absl::Time deadline = absl::Now() + grace * kOwnShareOfGrace;
   for (const auto& operation : operations_.Running()) {
     if (operation->snapshot()->kind() == v1::OPERATION_KIND_MOUNT) operation->Cancel();
   }
-  Caller root;
   CancelToken late;
   auto is_making = [this] {
     std::vector<std::shared_ptr<Operation>> running = operations_.Running();
@@ -100,14 +117,14 @@ void Service::Stop(absl::Duration grace) {
   std::vector<MountView> left;
   while (true) {
     bool making = is_making();  // before the list: a mount past its point of no return gets into it
-    left = registry_.List(root);
+    left = Served();
     std::reverse(left.begin(), left.end());  // the newest first
     if (left.empty() && !making) break;
     for (const MountView& view : left) {
       if (absl::Now() >= deadline) break;
-      RunUnmount(tools(), view.mount.mount_id(), late, LogContext{}).IgnoreError();
+      RunUnmount(tools(), view.mount.mount_id(), late, LogContext{}, Edits::kKeep).IgnoreError();
     }
-    left = registry_.List(root);
+    left = Served();
     if ((left.empty() && !is_making()) || absl::Now() >= deadline) break;
     absl::MutexLock lock(&mutex_);
     // Without a broker, which then takes away itself what is left, there is nothing to try again.

@@ -19,16 +19,31 @@ absl::Status UnexpectedAnswer(const char* request) {
   return MakeError(Reason::kUnspecified, absl::StrCat("the broker process answered ", request, " with something else"));
 }
 
-}  // namespace
-
-void ReleaseSlot(BrokerLink& broker, uint64_t slot_id) {
+void Release(BrokerLink& broker, internal::ReleaseSlot release) {
+  uint64_t slot_id = release.slot_id();
   FrontToBroker request;
-  request.mutable_release_slot()->set_slot_id(slot_id);
+  *request.mutable_release_slot() = std::move(release);
   absl::Status released = broker.Call(std::move(request)).status();
   // The broker takes everything away when it ends itself; then there is nothing to say.
   if (!released.ok() && libmount::ReasonOf(released) != Reason::kShuttingDown) {
     libmount::Log(libmount::Severity::kWarning, absl::StrCat("slot ", slot_id, ": ", released.ToString()));
   }
+}
+
+}  // namespace
+
+void ReleaseSlot(BrokerLink& broker, uint64_t slot_id) {
+  internal::ReleaseSlot release;
+  release.set_slot_id(slot_id);
+  Release(broker, std::move(release));
+}
+
+void ReleaseSlotKeepingStaging(BrokerLink& broker, uint64_t slot_id, const std::string& record) {
+  internal::ReleaseSlot release;
+  release.set_slot_id(slot_id);
+  release.set_keep_staging(true);
+  release.set_registry_record(record);
+  Release(broker, std::move(release));
 }
 
 absl::StatusOr<std::unique_ptr<Slot>> Slot::Inspect(BrokerLink& broker, const internal::InspectPaths& paths,
@@ -47,12 +62,10 @@ Slot::~Slot() {
   if (id_ != 0) ReleaseSlot(broker_, id_);
 }
 
-absl::Status Slot::StartWorker(EventLoop& loop, const std::string& mount_id, const std::string& operation_id,
-                               WorkerLink::EventHandler on_event) {
+absl::Status Slot::StartWorker(EventLoop& loop, internal::StartWorker start, WorkerLink::EventHandler on_event) {
   FrontToBroker request;
+  *request.mutable_start_worker() = std::move(start);
   request.mutable_start_worker()->set_slot_id(id_);
-  request.mutable_start_worker()->set_mount_id(mount_id);
-  request.mutable_start_worker()->set_operation_id(operation_id);
   absl::StatusOr<BrokerAnswer> answer = broker_.Call(std::move(request));
   if (!answer.ok()) return answer.status();
   if (!answer->reply.has_worker_started() || answer->fds.empty()) return UnexpectedAnswer("StartWorker");

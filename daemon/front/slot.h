@@ -34,8 +34,8 @@ class Slot {
   uint64_t id() const { return id_; }
   const internal::PathFacts& facts() const { return facts_; }
 
-  absl::Status StartWorker(EventLoop& loop, const std::string& mount_id, const std::string& operation_id,
-                           WorkerLink::EventHandler on_event);
+  // `request` without the slot's id.
+  absl::Status StartWorker(EventLoop& loop, internal::StartWorker request, WorkerLink::EventHandler on_event);
   // REQUIRES: StartWorker succeeded.
   const std::shared_ptr<WorkerLink>& worker() const { return worker_; }
   int worker_pid() const { return worker_pid_; }
@@ -59,8 +59,12 @@ class Slot {
   bool kept_ = false;
 };
 
-// Has the broker end whatever there is of a slot, and waits until its worker is gone.
+// Has the broker end whatever there is of a slot, and waits until its worker is gone. Staged edits are thrown away.
 void ReleaseSlot(BrokerLink& broker, uint64_t slot_id);
+
+// The same, but staged edits, where there are any, are kept for a remount. `record` as of AttachMount; empty: as it
+// was.
+void ReleaseSlotKeepingStaging(BrokerLink& broker, uint64_t slot_id, const std::string& record);
 
 }  // namespace dismd
 

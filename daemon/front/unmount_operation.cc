@@ -2,17 +2,21 @@
 
 #include "daemon/front/unmount_operation.h"
 
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/judge.h"
+#include "daemon/front/limits.h"
 #include "daemon/front/slot.h"
 #include "daemon/front/text.h"
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
+#include "libmount/base/test_seam.h"
 
 namespace dismd {
 namespace {
@@ -41,6 +45,79 @@ absl::Status AskToUnmount(BrokerLink& broker, const MountView& view, bool detach
   return absl::OkStatus();
 }
 
+constexpr char kKept[] = "it was unmounted, and its edits are kept; remount it, or discard them";
+
+void EndSlot(const Tools& tools, const MountView& view, Edits edits) {
+  if (edits == Edits::kKeep) {
+    ReleaseSlotKeepingStaging(tools.broker, view.slot, view.mount.SerializeAsString());
+  } else {
+    ReleaseSlot(tools.broker, view.slot);
+  }
+  tools.budget.Remove(view.slot);
+  if (view.worker != nullptr) view.worker->Close();
+}
+
+// One that is not mounted has nothing but its edits.
+absl::Status DiscardDormant(const Tools& tools, const MountView& view, Edits edits,
+                            const libmount::LogContext& context) {
+  absl::Status discarded;
+  if (edits == Edits::kDiscard) {
+    internal::FrontToBroker request;
+    request.mutable_discard_staging()->set_mount_id(view.mount.mount_id());
+    discarded = tools.broker.Call(std::move(request)).status();
+    if (libmount::ReasonOf(discarded) == Reason::kNotMounted) discarded = absl::OkStatus();
+  }
+  bool removed = edits == Edits::kDiscard && discarded.ok();
+  tools.registry.EndUnmount(view.mount.mount_id(), removed);
+  if (removed) {
+    libmount::Log(Severity::kInfo, context, absl::StrCat("threw away the edits of ", view.mount.mount_path()));
+  }
+  return discarded;
+}
+
+absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
+  if (view.slot == 0) {
+    return MakeError(Reason::kNeedsRemount,
+                     absl::StrCat(view.mount.mount_path(), " must be remounted before it can be committed"));
+  }
+  if (view.worker == nullptr || view.mount.status() == v1::MOUNT_STATUS_INVALID) {
+    return MakeError(Reason::kMountInvalid,
+                     absl::StrCat(view.mount.mount_path(), " cannot be committed: ", view.mount.status_message()));
+  }
+  CancelToken never;
+  internal::FrontToWorker hold;
+  hold.mutable_hold_after_unmount()->set_hold(true);
+  absl::Status held = view.worker->Call(hold, never, kWorkerSilence).status();
+  if (!held.ok()) return held;
+  absl::Status unmounted = AskToUnmount(tools.broker, view, /*detach=*/false);
+  if (unmounted.ok()) return unmounted;
+  hold.mutable_hold_after_unmount()->set_hold(false);
+  view.worker->Call(hold, never, kNoticeDeadline).IgnoreError();
+  return unmounted;
+}
+
+// After a commit that failed when its mount was gone already: as before the call.
+absl::Status BringBack(const Tools& tools, Operation& operation, const Caller& caller, const std::string& mount_id,
+                       const absl::Status& failed) {
+  MountView view;
+  absl::StatusOr<std::unique_ptr<MountSeat>> seat = tools.registry.BeginRemount(mount_id, &view);
+  if (!seat.ok()) return failed;
+  // Whoever cancelled the commit wants the mount back.
+  Operation remount("", v1::OPERATION_KIND_REMOUNT, operation.owner(), ProgressPlan::kRemount, [] {});
+  internal::Committed last_commit;
+  absl::Status remounted = RunRemount(tools, remount, caller, view, *std::move(seat), &last_commit);
+  if (remounted.ok() && last_commit.commit_id() == operation.id() && last_commit.done()) {
+    // Its process died when all was done but the telling.
+    CancelToken never;
+    return RunUnmount(tools, mount_id, never, operation.log_context(), Edits::kDiscard);
+  }
+  if (remounted.ok()) return failed;
+  return MakeError(
+      libmount::ReasonOf(failed),
+      absl::StrCat(std::string(failed.message()),
+                   "; the image is unmounted and needs a remount, which failed: ", std::string(remounted.message())));
+}
+
 }  // namespace
 
 absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, const std::string& mount_path,
@@ -65,29 +142,56 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
 }
 
 absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
-                        const libmount::LogContext& log_context) {
+                        const libmount::LogContext& log_context, Edits edits, bool force) {
   absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, cancel);
   if (!view.ok()) return view.status();
-  absl::Status unmounted = AskToUnmount(tools.broker, *view, /*detach=*/false);
-  if (libmount::ReasonOf(unmounted) == Reason::kMountBusy && view->mount.status() == v1::MOUNT_STATUS_INVALID) {
-    // Its readers only get errors any more: there is nothing to wait for.
-    unmounted = AskToUnmount(tools.broker, *view, /*detach=*/true);
-  }
   libmount::LogContext context = log_context;
   context.mount_id = mount_id;
   if (!context.uid.has_value()) context.uid = view->mount.owner_uid();
+  if (view->slot == 0) return DiscardDormant(tools, *view, edits, context);
+  absl::Status unmounted = AskToUnmount(tools.broker, *view, /*detach=*/false);
+  if (libmount::ReasonOf(unmounted) == Reason::kMountBusy &&
+      (force || view->mount.status() == v1::MOUNT_STATUS_INVALID)) {
+    // Of an invalid mount its readers only get errors any more: there is nothing to wait for.
+    unmounted = AskToUnmount(tools.broker, *view, /*detach=*/true);
+  }
   // NOT_MOUNTED: somebody else's umount was faster.
   if (!unmounted.ok() && libmount::ReasonOf(unmounted) != Reason::kNotMounted) {
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
     libmount::Log(Severity::kInfo, context, absl::StrCat("not unmounted: ", std::string(unmounted.message())));
     return unmounted;
   }
-  ReleaseSlot(tools.broker, view->slot);
-  tools.budget.Remove(view->slot);
-  if (view->worker != nullptr) view->worker->Close();
-  tools.registry.EndUnmount(mount_id, /*removed=*/true);
+  EndSlot(tools, *view, edits);
+  if (edits == Edits::kKeep && !view->mount.read_only()) {
+    tools.registry.EndUnmountDormant(mount_id, kKept);
+  } else {
+    tools.registry.EndUnmount(mount_id, /*removed=*/true);
+  }
   libmount::Log(Severity::kInfo, context, absl::StrCat("unmounted ", view->mount.mount_path()));
   return absl::OkStatus();
+}
+
+absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
+                                  const std::string& mount_id, const v1::CommitOptions& options) {
+  absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, operation.cancel_token());
+  if (!view.ok()) return view.status();
+  absl::Status unmounted = UnmountForCommit(tools, *view);
+  if (!unmounted.ok()) {
+    tools.registry.EndUnmount(mount_id, /*removed=*/false);
+    return unmounted;
+  }
+  libmount::TestSeam("front-unmounted", [&operation] { return operation.cancelled(); });
+  absl::StatusOr<internal::Committed> done =
+      CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/false);
+  if (done.ok()) {
+    EndSlot(tools, *view, Edits::kDiscard);
+    tools.registry.EndUnmount(mount_id, /*removed=*/true);
+    libmount::Log(Severity::kInfo, operation.log_context(), absl::StrCat("committed ", view->mount.mount_path()));
+    return absl::OkStatus();
+  }
+  EndSlot(tools, *view, Edits::kKeep);
+  tools.registry.EndUnmountDormant(mount_id, kKept);
+  return BringBack(tools, operation, caller, mount_id, done.status());
 }
 
 }  // namespace dismd

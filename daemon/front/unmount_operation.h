@@ -18,10 +18,19 @@ namespace dismd {
 absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, const std::string& mount_path,
                                     const std::string& mount_id, CancelToken& cancel);
 
+// What becomes of the staged edits of a read-write mount.
+enum class Edits { kDiscard, kKeep };
+
 // Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
-// finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins).
+// finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins). With kKeep a read-write
+// mount becomes one that needs a remount. `force`: busy or not.
 absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
-                        const libmount::LogContext& log_context);
+                        const libmount::LogContext& log_context, Edits edits, bool force = false);
+
+// Unmounts, then commits: so nothing is written that the commit does not have, and one that is busy has not been
+// committed. Where the commit fails, the mount is brought back.
+absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
+                                  const std::string& mount_id, const v1::CommitOptions& options);
 
 }  // namespace dismd
 

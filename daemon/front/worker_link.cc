@@ -60,6 +60,17 @@ WorkerLink::~WorkerLink() { Close(); }
 
 absl::StatusOr<WorkerToFront> WorkerLink::Call(internal::FrontToWorker request, CancelToken& cancel,
                                                absl::Duration silence, ProgressHandler on_progress) {
+  return CallAndWait(std::move(request), cancel, silence, std::move(on_progress), /*to_the_end=*/false);
+}
+
+absl::StatusOr<WorkerToFront> WorkerLink::CallToTheEnd(internal::FrontToWorker request, CancelToken& cancel,
+                                                       absl::Duration silence, ProgressHandler on_progress) {
+  return CallAndWait(std::move(request), cancel, silence, std::move(on_progress), /*to_the_end=*/true);
+}
+
+absl::StatusOr<WorkerToFront> WorkerLink::CallAndWait(internal::FrontToWorker request, CancelToken& cancel,
+                                                      absl::Duration silence, ProgressHandler on_progress,
+                                                      bool to_the_end) {
   Pending pending;
   pending.on_progress = std::move(on_progress);
   uint64_t id;
@@ -79,14 +90,22 @@ absl::StatusOr<WorkerToFront> WorkerLink::Call(internal::FrontToWorker request, 
   request.set_request_id(id);
   absl::Status sent = channel_.Send(request);
   absl::MutexLock lock(&mutex_);
-  while (sent.ok() && !pending.done && !cancelled && absl::Now() < pending.last_sign + silence) {
+  bool told = false;
+  while (sent.ok() && !pending.done && absl::Now() < pending.last_sign + silence) {
+    if (cancelled && !to_the_end) break;
+    if (cancelled && !std::exchange(told, true)) {
+      internal::FrontToWorker stop;
+      stop.set_request_id(id);
+      stop.mutable_cancel();
+      SendWithoutWaiting(stop);
+    }
     changed_.WaitWithDeadline(&mutex_, pending.last_sign + silence);
   }
   pending_.erase(id);
   if (pending.done) return std::move(pending.answer);
   if (!sent.ok())
     return MakeError(Reason::kWorkerDied, absl::StrCat("the process that reads the image: ", sent.ToString()));
-  return cancelled ? Cancelled() : Silent(silence);
+  return cancelled && !to_the_end ? Cancelled() : Silent(silence);
 }
 
 absl::Status WorkerLink::AwaitServing(CancelToken& cancel, absl::Duration patience) {
@@ -180,6 +199,7 @@ void WorkerLink::Handle(WorkerToFront& message) {
   switch (message.message_case()) {
     case WorkerToFront::kDamage:
     case WorkerToFront::kImageChanged:
+    case WorkerToFront::kStagingState:
     case WorkerToFront::kCacheWanted: on_event_(message); return;
     case WorkerToFront::kServingEnded: {
       on_event_(message);

@@ -30,7 +30,7 @@ namespace dismd {
 
 class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
  public:
-  // Damage, ImageChanged, CacheWanted, ServingEnded. Must not block.
+  // Damage, ImageChanged, CacheWanted, StagingState, ServingEnded. Must not block.
   using EventHandler = std::function<void(const internal::WorkerToFront& event)>;
   using ProgressHandler = std::function<void(const internal::WorkerProgress& progress)>;
 
@@ -43,6 +43,10 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   // (WORKER_DIED), or nothing was heard of the request for `silence` (PATH_TIMED_OUT). Not on the loop's thread.
   absl::StatusOr<internal::WorkerToFront> Call(internal::FrontToWorker request, CancelToken& cancel,
                                                absl::Duration silence, ProgressHandler on_progress = nullptr);
+
+  // The same for what ends only when the worker says so: `cancel` is passed on to it, and its answer is waited for.
+  absl::StatusOr<internal::WorkerToFront> CallToTheEnd(internal::FrontToWorker request, CancelToken& cancel,
+                                                       absl::Duration silence, ProgressHandler on_progress = nullptr);
 
   // Waits until the worker serves the kernel; errors as above.
   absl::Status AwaitServing(CancelToken& cancel, absl::Duration deadline);
@@ -66,6 +70,10 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
     ProgressHandler on_progress;
     absl::Time last_sign;
   };
+
+  absl::StatusOr<internal::WorkerToFront> CallAndWait(internal::FrontToWorker request, CancelToken& cancel,
+                                                      absl::Duration silence, ProgressHandler on_progress,
+                                                      bool to_the_end);
 
   WorkerLink(EventLoop& loop, libmount::UniqueFd control, EventHandler on_event);
 

@@ -55,7 +55,8 @@ int Main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
   libmount::LogContext log = ParseArguments(argc, argv);
-  absl::Status checked = dismd::CheckDescriptors();
+  bool with_staging = false;
+  absl::Status checked = dismd::CheckDescriptors(&with_staging);
   libmount::InitLogging("worker");  // behind the check, which closes what it does not know
   if (!checked.ok()) return Fail(log, checked);
 
@@ -63,12 +64,13 @@ int Main(int argc, char** argv) {
   options.control = UniqueFd(dismd::kControlFd);
   options.broker = UniqueFd(dismd::kBrokerFd);
   options.image = UniqueFd(dismd::kImageFd);
+  if (with_staging) options.staging = UniqueFd(dismd::kStagingFd);
   options.log = log;
   options.open_image = &libmount::WimFile::Open;
   // Never destroyed: a thread may be waiting for a file system that does not answer, and the process can end without
   // it.
   auto* worker = new dismd::Worker(std::move(options));
-  if (absl::Status status = dismd::EnterSandbox(); !status.ok()) return Fail(log, status);
+  if (absl::Status status = dismd::EnterSandbox(with_staging); !status.ok()) return Fail(log, status);
   if (absl::Status status = worker->Run(); !status.ok()) return Fail(log, status);
   return EXIT_SUCCESS;
 }

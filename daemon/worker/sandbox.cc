@@ -90,25 +90,31 @@ absl::Status SetLimits() {
 
 }  // namespace
 
-absl::Status CheckDescriptors() {
+absl::Status CheckDescriptors(bool* with_staging) {
   for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     // A closed one would be taken by the next descriptor opened, and messages would go there.
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) {
       return absl::FailedPreconditionError("the standard descriptors are not open");
     }
   }
-  for (int fd : {kControlFd, kBrokerFd}) {
+  for (int fd : {kControlFd, kBrokerFd, kBrokerEndFd}) {
     if (absl::Status status = CheckSocket(fd); !status.ok()) return status;
   }
   if (absl::Status status = CheckImage(kImageFd); !status.ok()) return status;
-  for (int fd : {kControlFd, kBrokerFd, kImageFd}) {
+  for (int fd : {kControlFd, kBrokerFd, kImageFd, kBrokerEndFd}) {
     if (absl::Status status = CloseOnExec(fd); !status.ok()) return status;
   }
-  if (close_range(kImageFd + 1, ~0U, 0) != 0) return absl::ErrnoToStatus(errno, "close_range");
+  struct stat staging;
+  *with_staging = fstat(kStagingFd, &staging) == 0 && S_ISDIR(staging.st_mode);
+  if (*with_staging) {
+    if (absl::Status status = CloseOnExec(kStagingFd); !status.ok()) return status;
+  }
+  if (close_range(*with_staging ? kStagingFd + 1 : kStagingFd, ~0U, 0) != 0)
+    return absl::ErrnoToStatus(errno, "close_range");
   return absl::OkStatus();
 }
 
-absl::Status EnterSandbox() {
+absl::Status EnterSandbox(bool with_staging) {
   umask(0077);
   if (chdir("/") != 0) return absl::ErrnoToStatus(errno, "chdir");
   // Huge pages would make every half-used buffer resident as a whole.
@@ -118,7 +124,10 @@ absl::Status EnterSandbox() {
   // Last of the process's attributes, since a change of credentials sets it anew: other processes of the same uid can
   // then neither trace the worker nor take its descriptors (the socket to the broker among them).
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_DUMPABLE");
-  return FilterSystemCalls();
+  if (with_staging) {
+    if (absl::Status status = ConfineToDirectory(kStagingFd); !status.ok()) return status;
+  }
+  return FilterSystemCalls(with_staging);
 }
 
 }  // namespace dismd

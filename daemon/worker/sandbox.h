@@ -19,15 +19,21 @@ namespace dismd {
 inline constexpr int kControlFd = 3;  // to the front
 inline constexpr int kBrokerFd = 4;
 inline constexpr int kImageFd = 5;
+// The broker's end of that socket, never used here: a broker that takes over copies it out of this process.
+inline constexpr int kBrokerEndFd = 6;
+inline constexpr int kStagingFd = 7;  // a directory; of a read-write mount
 
-// That these descriptors are what they should be; closes all others but 0, 1 and 2.
-absl::Status CheckDescriptors();
+// That these descriptors are what they should be; closes all others but 0, 1 and 2. `with_staging` is set where there
+// is a staging directory.
+absl::Status CheckDescriptors(bool* with_staging);
 
-// Drops capabilities and every way to gain any, sets limits, and filters system calls.
-absl::Status EnterSandbox();
+// Drops capabilities and every way to gain any, sets limits, and filters system calls. With a staging directory files
+// beneath it can be opened, made, renamed and removed, and nothing else.
+absl::Status EnterSandbox(bool with_staging = false);
 
-// The part of EnterSandbox that filters system calls: for all threads made from now on too.
-absl::Status FilterSystemCalls();
+// The parts of EnterSandbox that the kernel enforces: for all threads made from now on too.
+absl::Status FilterSystemCalls(bool with_staging = false);
+absl::Status ConfineToDirectory(int directory);
 
 }  // namespace dismd
 

@@ -158,10 +158,20 @@ void AllowConditionally(Filter* filter) {
 #endif
 }
 
+// For a worker that writes: the image, and files in its staging directory (confinement.cc bounds what can be opened).
+constexpr int kAllowedForWriting[] = {
+    SCMP_SYS(pwrite64),  SCMP_SYS(pwritev),  SCMP_SYS(ftruncate), SCMP_SYS(fallocate),
+    SCMP_SYS(fdatasync), SCMP_SYS(fsync),    SCMP_SYS(flock),     SCMP_SYS(openat),
+    SCMP_SYS(unlinkat),  SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(sync_file_range),
+};
+
 }  // namespace
 
-absl::Status FilterSystemCalls() {
+absl::Status FilterSystemCalls(bool with_staging) {
   Filter filter;
+  if (with_staging) {
+    for (int call : kAllowedForWriting) filter.Allow(call);
+  }
   for (int call : kAllowed) filter.Allow(call);
   AllowConditionally(&filter);
   return filter.Load();

@@ -7,6 +7,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -49,6 +50,7 @@ void Worker::StartTask(uint64_t request_id, Task task) {
   absl::Status started = task_thread_->Start("task", [this, monitor = task_monitor_, task = std::move(task)] {
     absl::Status status = task(*monitor);
     task_running_ = false;  // also where the task has answered: see Answer
+    Wake();
     if (!status.ok()) link_.SendError(monitor->request_id(), status);
   });
   if (started.ok()) return;
@@ -80,9 +82,12 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
     absl::MutexLock lock(&mutex_);
     if (tree_ != nullptr) return absl::FailedPreconditionError("the worker has opened its image already");
   }
-  if (!request.read_only()) {
-    return MakeError(Reason::kNotImplemented, "this version mounts images read-only; ask for a read-only mount");
-  }
+  if (absl::Status opened = OpenTree(request, monitor); !opened.ok()) return opened;
+  AnswerOpened(monitor.request_id(), open_.image_index());
+  return absl::OkStatus();
+}
+
+absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor& monitor) {
   auto file = OpenFile(request.image_name_for_messages(), monitor);
   if (!file.ok()) return file.status();
   file_ = *std::move(file);
@@ -93,29 +98,92 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
   }
   absl::StatusOr<uint32_t> index = ChooseImage(request);
   if (!index.ok()) return index.status();
+  open_ = request;
+  open_.set_image_index(*index);
 
   libmount::TestSeam("worker-reading-metadata", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
-  libmount::WimTreeOptions options;
-  options.uid = request.owner_uid();
-  options.gid = request.owner_gid();
-  options.observer = this;
-  options.decoder_threads = CpuCount();  // asked here, since it cannot be read from /sys in the sandbox
   SetCacheBudget(request.cache_budget());
-  {
-    absl::MutexLock lock(&mutex_);
-    options.cache_budget = cache_budget_;
-  }
-  auto tree = file_->OpenTree(*index, options, monitor);
+  auto tree = file_->OpenTree(*index, TreeOptions(), monitor);
   if (!tree.ok()) return tree.status();
   {
     absl::MutexLock lock(&mutex_);
-    tree_ = *std::move(tree);
+    own_tree_ = *std::move(tree);
+    tree_ = own_tree_.get();
     tree_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
     demand_.emplace(file_->is_solid());
   }
   malloc_trim(0);  // reading the metadata took several times what is kept of it
-  AnswerOpened(monitor.request_id(), *index);
+  return absl::OkStatus();
+}
+
+libmount::WimTreeOptions Worker::TreeOptions() {
+  libmount::WimTreeOptions options;
+  options.uid = open_.owner_uid();
+  options.gid = open_.owner_gid();
+  options.observer = this;
+  options.decoder_threads = CpuCount();  // asked here, since it cannot be read from /sys in the sandbox
+  absl::MutexLock lock(&mutex_);
+  options.cache_budget = cache_budget_;
+  return options;
+}
+
+absl::Status Worker::OpenStaging(bool resumed, RequestMonitor& monitor) {
+  if (!staging_fd_ || open_.read_only()) return absl::FailedPreconditionError("the worker has no staging directory");
+  StagedMount::Options options;
+  options.image = &image_;
+  options.staging = staging_fd_.Duplicate();
+  options.image_name = open_.image_name_for_messages();
+  options.image_index = open_.image_index();
+  options.unix_data = open_.unix_data();
+  options.resumed = resumed;
+  options.tree = TreeOptions();
+  options.reopen = [this](libmount::OperationMonitor& waiting) {
+    // Not split: no further files are wanted.
+    libmount::SiblingOpener none = [](std::string_view) { return absl::NotFoundError("not a split image"); };
+    return open_image_(image_.Duplicate(), open_.image_name_for_messages(), none, waiting);
+  };
+  auto staged = StagedMount::Open(std::move(options), monitor);
+  if (!staged.ok()) return staged.status();
+  std::unique_ptr<libmount::WimTree> replaced;
+  {
+    absl::MutexLock lock(&mutex_);
+    staged_ = *std::move(staged);
+    tree_ = staged_->base();
+    tree_->SetCacheBudget(cache_budget_);
+    replaced = std::move(own_tree_);
+  }
+  replaced.reset();
+  malloc_trim(0);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::AnswerStaging(RequestMonitor& monitor) {
+  internal::WorkerToFront answer;
+  answer.set_request_id(monitor.request_id());
+  {
+    absl::MutexLock lock(&mutex_);
+    *answer.mutable_staging_opened()->mutable_staging() = staged_->GetState();
+    *answer.mutable_staging_opened()->mutable_last_commit() = staged_->LastCommit();
+  }
+  Answer(answer);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& monitor) {
+  StagedMount* staged;
+  {
+    absl::MutexLock lock(&mutex_);
+    staged = staged_.get();
+  }
+  if (staged == nullptr) return absl::FailedPreconditionError("nothing is staged");
+  absl::StatusOr<internal::Committed> done = staged->Commit(request, monitor);
+  if (!done.ok()) return done.status();
+  TellServingState();  // the index may be another
+  internal::WorkerToFront answer;
+  answer.set_request_id(monitor.request_id());
+  *answer.mutable_committed() = *done;
+  Answer(answer);
   return absl::OkStatus();
 }
 
@@ -173,32 +241,77 @@ absl::Status Worker::StartServing(UniqueFd fuse, RequestMonitor& monitor) {
   libmount::TestSeam("worker-before-serving", [&] { return monitor.cancelled(); });
   absl::Status status = CheckCancelled(monitor);
   if (status.ok()) {
-    absl::MutexLock lock(&mutex_);
-    if (tree_ == nullptr) {
-      status = absl::FailedPreconditionError("a /dev/fuse descriptor before the image was opened");
-    } else {
-      libmount::FuseServerOptions options;
-      options.on_idle = [this] {
-        busy_ = false;
-        malloc_trim(0);
-      };
-      options.on_busy = [this] {
-        busy_ = true;
-        Wake();
-      };
-      server_ = std::make_unique<libmount::FuseServer>(tree_.get(), std::move(options));
-      status = server_->Start(
-          std::move(fuse), [this] { OnServing(); }, [this](const absl::Status& ended) { OnServingEnded(ended); });
-    }
+    libmount::FuseServer::Recovery recovery;
+    recovery.inflight = inflight_ ? inflight_.Duplicate() : UniqueFd();
+    status = Serve(std::move(fuse), std::move(recovery));
   }
   if (!status.ok()) OnServingEnded(status);
   return absl::OkStatus();  // nobody waits for an answer
 }
 
+absl::Status Worker::Resume(const internal::ServingState& state, std::vector<UniqueFd> fds, RequestMonitor& monitor) {
+  libmount::TestSeam("worker-resuming", [&] { return monitor.cancelled(); });
+  absl::Status opened = OpenTree(state.open_image(), monitor);
+  if (opened.ok() && !state.open_image().read_only()) opened = OpenStaging(/*resumed=*/true, monitor);
+  if (!opened.ok()) return opened;
+  libmount::FuseServer::Recovery recovery;
+  recovery.init = libmount::FuseServer::InitExchange{state.init_request(), state.init_reply()};
+  inflight_.reset();
+  if (fds.size() > 1) {
+    inflight_ = std::move(fds[1]);
+    recovery.inflight = inflight_.Duplicate();
+  }
+  return Serve(std::move(fds[0]), std::move(recovery));
+}
+
+absl::Status Worker::Serve(UniqueFd fuse, libmount::FuseServer::Recovery recovery) {
+  fuse_ = fuse.Duplicate();
+  libmount::FuseServerOptions options;
+  options.on_idle = [this] {
+    busy_ = false;
+    malloc_trim(0);
+    Wake();
+  };
+  options.on_busy = [this] {
+    busy_ = true;
+    Wake();
+  };
+  absl::MutexLock lock(&mutex_);
+  if (tree_ == nullptr) return absl::FailedPreconditionError("a /dev/fuse descriptor before the image was opened");
+  server_ = staged_ != nullptr ? std::make_unique<libmount::FuseServer>(staged_->tree(), std::move(options))
+                               : std::make_unique<libmount::FuseServer>(tree_, std::move(options));
+  return server_->Start(
+      std::move(fuse), std::move(recovery), [this] { OnServing(); },
+      [this](const absl::Status& ended) { OnServingEnded(ended); });
+}
+
 void Worker::OnServing() {
+  TellServingState();  // the broker first: as soon as the front knows, a death is to be made good
   internal::WorkerToFront event;
   event.mutable_serving();
   link_.SendKept(event);
+}
+
+void Worker::TellServingState() {
+  internal::WorkerToBroker message;
+  internal::ServingState* state = message.mutable_serving_state();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (server_ == nullptr) return;
+    std::optional<libmount::FuseServer::InitExchange> init = server_->init_exchange();
+    if (!init.has_value()) return;
+    state->set_init_request(init->request);
+    state->set_init_reply(init->reply);
+    *state->mutable_open_image() = open_;
+    if (staged_ != nullptr) state->mutable_open_image()->set_image_index(staged_->image_index());
+  }
+  state->set_fuse_fd(fuse_.get());
+  state->set_recovery_fd(inflight_ ? inflight_.get() : 0);
+  std::vector<int> fds;
+  if (inflight_) fds.push_back(inflight_.get());
+  if (absl::Status sent = broker_.Send(message, fds); !sent.ok()) {
+    Log(Severity::kWarning, log_, "telling the broker: " + sent.ToString());
+  }
 }
 
 void Worker::OnServingEnded(const absl::Status& status) {
@@ -209,6 +322,7 @@ void Worker::OnServingEnded(const absl::Status& status) {
     Log(Severity::kError, log_, "serving ended: " + status.ToString());
   }
   link_.Send(event);
+  if (!status.ok()) failed_ = true;
   serving_ended_ = true;
   Wake();
 }

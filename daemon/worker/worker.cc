@@ -14,6 +14,7 @@
 
 #include "daemon/worker/sandbox.h"
 #include "libmount/base/reason.h"
+#include "libmount/fuse/inflight_table.h"
 
 namespace dismd {
 
@@ -37,6 +38,7 @@ absl::Status SetNonBlocking(int fd) {
 
 Worker::Worker(WorkerOptions options)
     : image_(std::move(options.image)),
+      staging_fd_(std::move(options.staging)),
       log_(std::move(options.log)),
       open_image_(std::move(options.open_image)),
       control_(std::make_shared<Channel>(std::move(options.control))),
@@ -44,7 +46,12 @@ Worker::Worker(WorkerOptions options)
       link_(control_),
       siblings_(&broker_),
       // Opened before the sandbox closes; where /proc is not, there is no number.
-      memory_(open("/proc/self/statm", O_RDONLY | O_CLOEXEC)) {}
+      memory_(open("/proc/self/statm", O_RDONLY | O_CLOEXEC)) {
+  // Likewise. Without one a mount does not outlive this process wholly (the kernel may send requests again).
+  if (absl::StatusOr<UniqueFd> inflight = libmount::InflightTable::Create(); inflight.ok()) {
+    inflight_ = *std::move(inflight);
+  }
+}
 
 Worker::~Worker() {
   if (task_monitor_ != nullptr) task_monitor_->Cancel();
@@ -73,7 +80,7 @@ absl::Status Worker::Prepare() {
 }
 
 absl::Status Worker::Loop() {
-  while (!exit_ && !serving_ended_) {
+  while (!exit_ && (!serving_ended_ || hold_)) {
     pollfd entries[] = {{control_ != nullptr ? control_->fd() : -1, POLLIN, 0},
                         {broker_gone_ ? -1 : broker_.fd(), POLLIN, 0},
                         {wake_.get(), POLLIN, 0}};
@@ -81,18 +88,20 @@ absl::Status Worker::Loop() {
     if (ready < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
     if (ready <= 0) {
       AskForCache();
+      TellStaging();
       continue;
     }
     if (entries[2].revents != 0) {
       eventfd_t ignored;
       eventfd_read(wake_.get(), &ignored);
+      if (outcome_wanted_ != 0) AnswerOutcome(outcome_wanted_);
     }
     // The broker first: it hands over new control sockets.
     absl::Status status = entries[1].revents != 0 ? ReceiveFromBroker() : absl::OkStatus();
     if (status.ok() && entries[0].revents != 0) status = ReceiveFromFront();
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  return failed_ ? absl::InternalError("the mount could not be served") : absl::OkStatus();
 }
 
 absl::Status Worker::ReceiveFromFront() {
@@ -125,6 +134,25 @@ void Worker::HandleFront(const internal::FrontToWorker& request) {
       break;
     case Request::kCheckIntegrity:
       StartTask(id, [this](RequestMonitor& monitor) { return CheckIntegrity(monitor); });
+      break;
+    case Request::kOpenStaging:
+      StartTask(id, [this](RequestMonitor& monitor) {
+        absl::Status opened = OpenStaging(/*resumed=*/false, monitor);
+        return opened.ok() ? AnswerStaging(monitor) : opened;
+      });
+      break;
+    case Request::kCommit:
+      StartTask(id, [this, commit = request.commit()](RequestMonitor& monitor) { return Commit(commit, monitor); });
+      break;
+    case Request::kGetCommitOutcome: AnswerOutcome(id); break;
+    case Request::kSuspendImageChecks:
+    case Request::kRenewImageState:
+      OnOwnCommitElsewhere(request.has_suspend_image_checks());
+      AnswerNow(id);
+      break;
+    case Request::kHoldAfterUnmount:
+      hold_ = request.hold_after_unmount().hold();
+      AnswerNow(id);
       break;
     case Request::kCancel: Cancel(id); break;
     case Request::kSetCacheBudget: SetCacheBudget(request.set_cache_budget().bytes()); break;
@@ -159,6 +187,11 @@ absl::Status Worker::HandleBroker(const internal::BrokerToWorker& message, std::
     }
     case Message::kOpenedSibling: siblings_.OnOpened(message.opened_sibling(), std::move(fds)); return absl::OkStatus();
     case Message::kNewControl: return TakeControl(std::move(fds));
+    case Message::kResume: {
+      if (fds.empty() || serving_ || task_running_) return absl::InternalError("a mount to be resumed out of turn");
+      BeginResume(message.resume(), std::move(fds));
+      return absl::OkStatus();
+    }
     case Message::MESSAGE_NOT_SET: break;
   }
   return absl::InternalError("the broker sent a message that the worker does not know");
@@ -211,6 +244,7 @@ void Worker::SendStats(uint64_t request_id) {
       stats->set_reads(served.reads);
       stats->set_bytes_read(served.bytes_read);
     }
+    if (staged_ != nullptr) *stats->mutable_staging() = staged_->GetState();
     if (tree_ != nullptr) {
       libmount::WimTree::Stats read = tree_->GetStats();
       stats->set_cache_bytes(read.cache_bytes);
@@ -232,6 +266,68 @@ void Worker::AskForCache() {
   internal::WorkerToFront event;
   event.mutable_cache_wanted()->set_bytes(wanted);
   link_.Send(event);
+}
+
+// Once a second at most, while there is something to do.
+void Worker::TellStaging() {
+  internal::WorkerToFront event;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (staged_ == nullptr || server_ == nullptr) return;
+    *event.mutable_staging_state() = staged_->GetState();
+  }
+  const internal::StagingState& now = event.staging_state();
+  if (now.has_changes() == told_staging_.has_changes() && now.staged_bytes() == told_staging_.staged_bytes() &&
+      now.changed_files() == told_staging_.changed_files()) {
+    return;
+  }
+  told_staging_ = now;
+  link_.Send(event);
+}
+
+void Worker::AnswerNow(uint64_t request_id) {
+  internal::WorkerToFront answer;
+  answer.set_request_id(request_id);
+  link_.Send(answer);
+}
+
+// Asked of one that replaces the one that committed: it is known as soon as the staging directory is open.
+void Worker::AnswerOutcome(uint64_t request_id) {
+  if (task_running_) {
+    outcome_wanted_ = request_id;
+    return;
+  }
+  outcome_wanted_ = 0;
+  internal::WorkerToFront answer;
+  answer.set_request_id(request_id);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (staged_ == nullptr) return link_.SendError(request_id, absl::FailedPreconditionError("nothing is staged"));
+    *answer.mutable_committed() = staged_->LastCommit();
+  }
+  link_.Send(answer);
+}
+
+void Worker::OnOwnCommitElsewhere(bool begins) {
+  absl::MutexLock lock(&mutex_);
+  if (tree_ == nullptr) return;
+  if (begins) {
+    tree_->SuspendChangeDetection();
+    ++announced_;
+  } else if (announced_ > 0) {
+    --announced_;
+    tree_->RenewChangeDetection();
+  }
+}
+
+void Worker::BeginResume(const internal::Resume& message, std::vector<UniqueFd> fds) {
+  serving_ = true;
+  auto descriptors = std::make_shared<std::vector<UniqueFd>>(std::move(fds));  // std::function wants to be copied
+  StartTask(0, [this, state = message.state(), descriptors](RequestMonitor& monitor) {
+    absl::Status resumed = Resume(state, std::move(*descriptors), monitor);
+    if (!resumed.ok()) OnServingEnded(resumed);
+    return absl::OkStatus();  // nobody waits for an answer
+  });
 }
 
 uint64_t Worker::ResidentBytes() const {

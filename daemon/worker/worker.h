@@ -6,7 +6,8 @@
 //   task thread:    one long request at a time (open, check integrity, read information)
 //   serving threads: FuseServer's
 //
-// Life: OpenImage, CheckIntegrity where asked, a FuseDescriptor from the broker, serving, unmounted, the end. While it
+// Life: OpenImage, CheckIntegrity where asked, OpenStaging for a read-write mount, a FuseDescriptor from the broker,
+// serving, unmounted, the end. One that replaces another gets a Resume from the broker instead of all that. While it
 // serves it needs neither front nor broker: either may die and be replaced. Before that, the end of either ends the
 // worker.
 //
@@ -32,6 +33,7 @@
 #include "daemon/worker/control_link.h"
 #include "daemon/worker/request_monitor.h"
 #include "daemon/worker/siblings.h"
+#include "daemon/worker/staged_mount.h"
 #include "dismd/internal/control.pb.h"
 #include "libmount/base/log.h"
 #include "libmount/base/small_thread.h"
@@ -50,6 +52,7 @@ struct WorkerOptions {
   libmount::UniqueFd control;
   libmount::UniqueFd broker;
   libmount::UniqueFd image;
+  libmount::UniqueFd staging;  // of a read-write mount
   libmount::LogContext log;
   ImageOpener open_image;
 };
@@ -79,6 +82,11 @@ class Worker final : private libmount::TreeObserver {
   void SetCacheBudget(uint64_t bytes);
   void SendStats(uint64_t request_id);
   void AskForCache();
+  void TellStaging();
+  void AnswerNow(uint64_t request_id);
+  void AnswerOutcome(uint64_t request_id);
+  void OnOwnCommitElsewhere(bool begins);
+  void BeginResume(const internal::Resume& message, std::vector<libmount::UniqueFd> fds);
   uint64_t ResidentBytes() const;
   void Wake();
 
@@ -88,10 +96,19 @@ class Worker final : private libmount::TreeObserver {
   void StartTask(uint64_t request_id, Task task);
   void EndTask();
   absl::Status OpenImage(const internal::OpenImage& request, RequestMonitor& monitor);
+  absl::Status OpenTree(const internal::OpenImage& request, RequestMonitor& monitor);
   absl::StatusOr<uint32_t> ChooseImage(const internal::OpenImage& request) const;
   absl::Status ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor);
   absl::Status CheckIntegrity(RequestMonitor& monitor);
+  absl::Status OpenStaging(bool resumed, RequestMonitor& monitor);
+  absl::Status AnswerStaging(RequestMonitor& monitor);
+  absl::Status Commit(const internal::Commit& request, RequestMonitor& monitor);
   absl::Status StartServing(libmount::UniqueFd fuse, RequestMonitor& monitor);
+  absl::Status Resume(const internal::ServingState& state, std::vector<libmount::UniqueFd> fds,
+                      RequestMonitor& monitor);
+  absl::Status Serve(libmount::UniqueFd fuse, libmount::FuseServer::Recovery recovery);
+  void TellServingState();
+  libmount::WimTreeOptions TreeOptions();
   absl::StatusOr<std::unique_ptr<libmount::WimFile>> OpenFile(const std::string& name, RequestMonitor& monitor);
   void AnswerOpened(uint64_t request_id, uint32_t index);
   void Answer(const internal::WorkerToFront& message);
@@ -103,6 +120,7 @@ class Worker final : private libmount::TreeObserver {
   void OnImageChanged(std::string_view what) override;
 
   const libmount::UniqueFd image_;
+  libmount::UniqueFd staging_fd_;
   const libmount::LogContext log_;
   const ImageOpener open_image_;
   std::shared_ptr<Channel> control_;  // null: the front has gone
@@ -121,14 +139,24 @@ class Worker final : private libmount::TreeObserver {
   // Events for the main thread, besides Wake.
   std::atomic<bool> serving_{false};  // from the descriptor's arrival on
   std::atomic<bool> serving_ended_{false};
+  bool hold_ = false;                // go on after that, for a commit
+  std::atomic<bool> failed_{false};  // to serve
+  uint64_t outcome_wanted_ = 0;      // the request that waits for a task to end
+  int announced_ = 0;                // commits of other mounts of the file that are under way
   std::atomic<bool> busy_{false};
   std::atomic<int> damages_{0};
 
   std::unique_ptr<libmount::WimFile> file_;  // the running task's, else the main thread's
+  internal::OpenImage open_;                 // likewise: what was opened
+  internal::StagingState told_staging_;
+  libmount::UniqueFd fuse_;  // copies, for a broker that takes over
+  libmount::UniqueFd inflight_;
   mutable absl::Mutex mutex_;
   uint64_t cache_budget_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<CacheDemand> demand_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<libmount::WimTree> tree_ ABSL_GUARDED_BY(mutex_);       // set once; the object is thread-safe
+  std::unique_ptr<libmount::WimTree> own_tree_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<StagedMount> staged_ ABSL_GUARDED_BY(mutex_);
+  libmount::WimTree* tree_ ABSL_GUARDED_BY(mutex_) = nullptr;             // of one of these two; set once it serves
   std::unique_ptr<libmount::FuseServer> server_ ABSL_GUARDED_BY(mutex_);  // likewise; destroyed before the tree
 };
 

@@ -52,8 +52,9 @@ std::pair<UniqueFd, UniqueFd> Pair() {
 pid_t StartWorker(const char* program, const UniqueFd& control, const UniqueFd& broker, const UniqueFd& image) {
   pid_t child = fork();
   if (child != 0) return child;
-  int moved[] = {fcntl(control.get(), F_DUPFD, 20), fcntl(broker.get(), F_DUPFD, 20), fcntl(image.get(), F_DUPFD, 20)};
-  for (int i = 0; i < 3; ++i) dup2(moved[i], 3 + i);
+  int moved[] = {fcntl(control.get(), F_DUPFD, 20), fcntl(broker.get(), F_DUPFD, 20), fcntl(image.get(), F_DUPFD, 20),
+                 fcntl(broker.get(), F_DUPFD, 20)};  // the last one stands for the broker's end, which it never uses
+  for (int i = 0; i < 4; ++i) dup2(moved[i], 3 + i);
   if (setgid(kWorkerUid) != 0 || setuid(kWorkerUid) != 0) Die("setuid");
   execl(program, "dismd-worker", "--mount-id=direct", nullptr);
   Die(program);

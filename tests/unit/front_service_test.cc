@@ -279,7 +279,10 @@ TEST_F(FrontService, AnImageThatMayNotBeReadIsDeniedAfterTheMountPointsRows) {
 TEST_F(FrontService, ReadWriteIsRefusedAsTheImageWarrants) {
   v1::MountImageRequest request = Request();
   request.set_read_only(false);
-  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kNotImplemented);
+  broker_.opened.set_marked_write_in_progress(true);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kImageInUse);
+  broker_.opened.set_is_pipable(true);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kImageReadOnly);
   broker_.opened.set_is_solid(true);
   EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kSolidImage);
   broker_.opened.set_is_split(true);
@@ -520,8 +523,12 @@ TEST_F(FrontService, ThereIsNothingToCommitInAReadOnlyMount) {
   EXPECT_EQ(ReasonOf(Unmount(kAnna, request)), Reason::kMountReadOnly);
   v1::CommitImageRequest commit;
   commit.set_mount_path("/home/mnt");
-  EXPECT_EQ(ReasonOf(service_.CommitImage(Of(kAnna), commit)), Reason::kMountReadOnly);
-  EXPECT_EQ(ReasonOf(service_.CommitImage(Of(kBert), commit)), Reason::kNotMounted);
+  auto operation = service_.StartCommit(Of(kAnna), commit);
+  ASSERT_TRUE(operation.ok());
+  EXPECT_EQ(ReasonOf(Watcher(*operation).Outcome()), Reason::kMountReadOnly);
+  operation = service_.StartCommit(Of(kBert), commit);
+  ASSERT_TRUE(operation.ok());
+  EXPECT_EQ(ReasonOf(Watcher(*operation).Outcome()), Reason::kNotMounted);
   request.set_changes(v1::CHANGES_DISCARD);
   EXPECT_TRUE(Unmount(kAnna, request).ok());
 }
@@ -549,7 +556,7 @@ TEST_F(FrontService, WatchersSeeWhatHappens) {
 
   // It is of no use to anyone any more: busy or not, it goes.
   broker_.SetBusy(1, true);
-  auto removed = service_.CleanupMountpoints(Of(kAnna));
+  auto removed = service_.CleanupMountpoints(Of(kAnna), v1::CleanupMountpointsRequest());
   ASSERT_TRUE(removed.ok());
   EXPECT_EQ(removed->removed_size(), 1);
   EXPECT_EQ(events.Next().event(), v1::MOUNT_EVENT_REMOVED);

@@ -211,16 +211,19 @@ TEST(WorkerSandboxTest, NoNewPrivilegesAndNotTraceable) {
 // CheckDescriptors with the three descriptors as given.
 bool CheckWith(int control, int broker, int image) {
   return InChild([&] {
-    int moved[] = {fcntl(control, F_DUPFD, 20), fcntl(broker, F_DUPFD, 20), fcntl(image, F_DUPFD, 20)};
-    for (int i = 0; i < 3; ++i) {
+    int moved[] = {fcntl(control, F_DUPFD, 20), fcntl(broker, F_DUPFD, 20), fcntl(image, F_DUPFD, 20),
+                   fcntl(broker, F_DUPFD, 20)};
+    for (int i = 0; i < 4; ++i) {
       if (moved[i] < 0) {
         close(kControlFd + i);
       } else {
         dup2(moved[i], kControlFd + i);
       }
     }
-    bool ok = CheckDescriptors().ok();
-    return ok && fcntl(moved[0], F_GETFD) == -1;  // what was not to be kept is closed
+    close(kStagingFd);
+    bool with_staging = true;
+    bool ok = CheckDescriptors(&with_staging).ok();
+    return ok && !with_staging && fcntl(moved[0], F_GETFD) == -1;  // what was not to be kept is closed
   });
 }
 

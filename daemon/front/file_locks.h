@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// FileLocks: commits of images of one file run one after the other; those of different files do not wait.
+//
+// Thread safety: all methods are thread-safe.
+
+#ifndef DAEMON_FRONT_FILE_LOCKS_H_
+#define DAEMON_FRONT_FILE_LOCKS_H_
+
+#include <memory>
+#include <set>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "daemon/front/cancel_token.h"
+#include "daemon/front/registry.h"
+
+namespace dismd {
+
+class FileLocks {
+ public:
+  class Holder {
+   public:
+    Holder(FileLocks& locks, ImageFile file) : locks_(locks), file_(file) {}
+    ~Holder() {
+      absl::MutexLock lock(&locks_.mutex_);
+      locks_.held_.erase(file_);
+      locks_.changed_.SignalAll();
+    }
+    Holder(const Holder&) = delete;
+    Holder& operator=(const Holder&) = delete;
+
+   private:
+    FileLocks& locks_;
+    const ImageFile file_;
+  };
+
+  // Waits until nobody holds it. Null: cancelled first.
+  std::unique_ptr<Holder> Lock(const ImageFile& file, CancelToken& cancel) {
+    bool cancelled = false;
+    CancelToken::Subscription wake(cancel, [this, &cancelled] {
+      absl::MutexLock lock(&mutex_);
+      cancelled = true;
+      changed_.SignalAll();
+    });
+    absl::MutexLock lock(&mutex_);
+    while (!cancelled && held_.count(file) != 0) changed_.Wait(&mutex_);
+    if (cancelled) return nullptr;
+    held_.insert(file);
+    return std::make_unique<Holder>(*this, file);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  absl::CondVar changed_;
+  std::set<ImageFile> held_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace dismd
+
+#endif  // DAEMON_FRONT_FILE_LOCKS_H_

@@ -1,0 +1,577 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read-write mounts through the service: edits, commits, discards, and what outlives which process."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import unittest
+
+import processes
+from dismd_client import Caller, Client, RpcFailure
+from dismd_service import ServiceTestCase
+from processes import wait_until
+
+OWNER = 4242
+KILLS = 20
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class ReadWriteTestCase(ServiceTestCase):
+    """The service with an image of the test's own."""
+
+    def setUp(self):
+        super().setUp()
+        self.wim = self.own_image("two-images.wim")
+        self.root = self.mount_point()
+
+    def mount_rw(self, image=None, root=None, index=1, client=None, **fields):
+        return (client or self.client).mount(image or self.wim, root or self.root, index=index, read_only=False, **fields)
+
+    def commit(self, root=None, client=None, **options):
+        return list((client or self.client).stream("CommitImage", {"mount_path": root or self.root, "options": options}))[-1]
+
+    def unmount(self, changes, root=None, client=None, **options):
+        request = {"mount_path": root or self.root, "changes": f"CHANGES_{changes}"}
+        if options:
+            request["commit"] = options
+        return list((client or self.client).stream("UnmountImage", request))[-1]
+
+    def remount(self, root=None, client=None):
+        return list((client or self.client).stream("RemountImage", {"mount_path": root or self.root}))[-1]
+
+    def edit(self, root=None, word="edited"):
+        root = root or self.root
+        write(f"{root}/one.txt", word.encode())
+        os.mkdir(f"{root}/made-{word}")
+        write(f"{root}/made-{word}/big.bin", word.encode() * 100_000)
+        os.rename(f"{root}/three/four.txt", f"{root}/three/five-{word}.txt")
+
+    def assert_edited(self, root, word="edited"):
+        self.assertEqual(read(f"{root}/one.txt"), word.encode())
+        self.assertEqual(read(f"{root}/made-{word}/big.bin"), word.encode() * 100_000)
+        self.assertEqual(read(f"{root}/three/five-{word}.txt"), b"four\n")
+
+    def applied(self, index=1, image=None):
+        """What wimlib makes of the image, after having verified it."""
+        subprocess.run(["wimverify", image or self.wim], check=True, stdout=subprocess.DEVNULL)
+        target = tempfile.mkdtemp(dir=self.directory)
+        subprocess.run(["wimapply", image or self.wim, str(index), target], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        return target
+
+    def fails(self, reason):
+        return self.FailureContext(self, reason)
+
+    class FailureContext:
+        def __init__(self, test, reason):
+            self.test, self.reason, self.message = test, reason, None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, kind, error, _):
+            self.test.assertIsInstance(error, RpcFailure)
+            self.test.assertEqual(error.reason, self.reason, error.message)
+            self.message = error.message
+            return True
+
+    def restart(self):
+        """After the service's processes have been killed: starts it anew."""
+        self.service.process.wait()
+        self.service.process = None
+        self.service.start()
+        self.client.close()
+        self.client = Client(self.service.address)
+
+    def status(self, root=None):
+        return self.client.get_mount(root or self.root)["status"]
+
+
+class EditTest(ReadWriteTestCase):
+    def test_discard_leaves_the_image_as_it_was(self):
+        before = digest(self.wim)
+        mount = self.mount_rw()
+        self.assertFalse(mount.get("read_only", False))
+        self.edit()
+        self.assert_edited(self.root)
+        wait_until(lambda: self.client.get_mount(self.root).get("has_changes"), 10, "the edits to be counted")
+        self.unmount("DISCARD")
+        self.assertEqual(digest(self.wim), before)
+        self.assertEqual(os.listdir(f"{self.service.state}/staging"), [])
+        self.assert_nothing_left(self.root)
+
+    def test_what_becomes_of_the_changes_must_be_said(self):
+        self.mount_rw()
+        with self.fails("INVALID_FLAGS"):
+            self.unmount("UNSPECIFIED")
+        self.unmount("DISCARD")
+        self.client.mount(self.wim, self.root)
+        with self.fails("MOUNT_READ_ONLY"):
+            self.commit()
+        with self.fails("MOUNT_READ_ONLY"):
+            self.unmount("COMMIT")
+        self.client.unmount(self.root)
+
+    def test_commit_while_mounted(self):
+        self.mount_rw()
+        self.edit(word="first")
+        self.commit()
+        target = self.applied()
+        self.assert_edited(target, "first")
+        self.assertEqual(read(f"{self.applied(2)}/two.bin"), b"changed")
+        self.assert_edited(self.root, "first")
+        size = os.path.getsize(self.wim)
+        self.commit()  # nothing was changed since
+        self.assertEqual(os.path.getsize(self.wim), size)
+        write(f"{self.root}/one.txt", b"second")
+        self.unmount("DISCARD")
+        self.assertEqual(read(f"{self.applied()}/one.txt"), b"first")
+
+    def test_commit_at_unmount(self):
+        self.mount_rw(index=2)
+        self.edit()
+        self.unmount("COMMIT", generate_integrity=True)
+        self.assert_nothing_left(self.root)
+        self.assert_edited(self.applied(2))
+        self.assertEqual(read(f"{self.applied(1)}/one.txt"), b"one\n")
+        self.assertEqual(os.listdir(f"{self.service.state}/staging"), [])
+
+    def test_append(self):
+        self.mount_rw()
+        self.edit()
+        self.commit(append=True)
+        self.assertEqual(self.client.get_mount(self.root)["image_index"], 3)
+        self.assert_edited(self.applied(3))
+        self.assertEqual(read(f"{self.applied(1)}/one.txt"), b"one\n")
+        write(f"{self.root}/one.txt", b"later")
+        self.unmount("COMMIT")
+        self.assertEqual(read(f"{self.applied(3)}/one.txt"), b"later")
+        self.assertEqual(read(f"{self.applied(1)}/one.txt"), b"one\n")
+
+    def test_busy_unmount_commits_nothing(self):
+        self.mount_rw()
+        self.edit()
+        before = digest(self.wim)
+        with open(f"{self.root}/one.txt", "rb"):
+            with self.fails("MOUNT_BUSY"):
+                self.unmount("COMMIT", append=True)
+            self.assertEqual(digest(self.wim), before)
+            write(f"{self.root}/after.txt", b"after")
+        self.unmount("COMMIT", append=True)
+        self.assertEqual(read(f"{self.applied(3)}/after.txt"), b"after")
+        self.assertEqual(subprocess.run(["wiminfo", self.wim], capture_output=True, text=True, check=True).stdout.count(
+            "Display Name"), 0)
+        self.assertNotEqual(subprocess.run(["wimapply", self.wim, "4", self.directory + "/none"], check=False,
+                                           capture_output=True).returncode, 0)
+
+
+class ManyMountsTest(ReadWriteTestCase):
+    def test_two_images_and_a_reader_of_one_file(self):
+        second, reader = self.mount_point("second"), self.mount_point("reader")
+        self.mount_rw(index=1)
+        self.mount_rw(root=second, index=2)
+        self.client.mount(self.wim, reader, index=1)
+        with self.fails("ALREADY_MOUNTED_READ_WRITE"):
+            self.mount_rw(root=self.mount_point("third"), index=1)
+        self.edit(word="first")
+        self.edit(second, word="second")
+        self.commit()
+        self.assertEqual([self.status(root) for root in (self.root, second, reader)], ["MOUNT_STATUS_OK"] * 3)
+        self.commit(second)
+        self.assertEqual(read(f"{reader}/one.txt"), b"one\n")
+        self.assertEqual(len(read(f"{reader}/two.bin")), 200_000)
+        write(f"{self.root}/again.txt", b"again")
+        self.unmount("COMMIT")
+        self.unmount("COMMIT", second)
+        self.assertEqual(self.status(reader), "MOUNT_STATUS_OK")
+        self.client.unmount(reader)
+        self.assert_edited(self.applied(1), "first")
+        self.assertEqual(read(f"{self.applied(1)}/again.txt"), b"again")
+        self.assert_edited(self.applied(2), "second")
+
+    def test_changed_by_another_program(self):
+        self.mount_rw()
+        self.edit()
+        subprocess.run(["wiminfo", self.wim, "2", "Other name"], check=True, stdout=subprocess.DEVNULL)
+        with self.fails("IMAGE_CHANGED"):
+            self.commit()
+        self.unmount("DISCARD")
+
+    def test_locked_by_another_program(self):
+        self.mount_rw()
+        self.edit()
+        holder = subprocess.Popen(["flock", self.wim, "-c", "echo held; read line"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        self.addCleanup(holder.wait)
+        self.assertEqual(holder.stdout.readline(), "held\n")
+        before = digest(self.wim)
+        with self.fails("IMAGE_IN_USE"):
+            self.commit()
+        self.assertEqual(digest(self.wim), before)
+        holder.communicate("\n")
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def test_refusals(self):
+        for part in (2, 3):
+            self.own_image(f"ntfs-split{part}.swm")
+        for name, reason in (("ntfs-split.swm", "SPLIT_IMAGE"), ("ntfs-solid.esd", "SOLID_IMAGE"),
+                             ("ntfs-pipable.wim", "IMAGE_READ_ONLY")):
+            with self.subTest(name):
+                with self.fails(reason):
+                    self.mount_rw(self.own_image(name))
+        with Caller(self.service.address, OWNER) as caller:
+            with self.fails("IMAGE_READ_ONLY"):
+                self.mount_rw(root=self.mount_point("owned", uid=OWNER), client=caller)
+        self.assert_nothing_left(self.root)
+
+
+class CrashTest(ReadWriteTestCase):
+    def test_worker_killed_under_load(self):
+        """Readers and writers see no error, and nothing that was acknowledged is lost."""
+        self.mount_rw()
+        stop = threading.Event()
+        errors, written = [], [0] * 3
+
+        def work(number):
+            try:
+                path = f"{self.root}/file-{number}"
+                with open(path, "wb", buffering=0) as file:
+                    while not stop.is_set():
+                        assert file.write(f"{written[number]:8d}".encode()) == 8
+                        written[number] += 1
+                        if written[number] % 50 == 0:
+                            other = f"{path}.{written[number]}"
+                            os.mkdir(other)
+                            os.rename(other, other + ".renamed")
+                            os.rmdir(other + ".renamed")
+                            assert read(f"{self.root}/three/four.txt") == b"four\n"
+            except Exception as error:  # told by the test
+                errors.append(repr(error))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(KILLS):
+            before = list(written)
+            wait_until(lambda: errors or all(now > then for now, then in zip(written, before)), 30, "work to go on")
+            worker = self.client.get_mount(self.root)["worker_pid"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: self.client.get_mount(self.root).get("worker_pid", worker) != worker, 30, "a replacement")
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(errors, [])
+        for number in range(3):
+            self.assertEqual(read(f"{self.root}/file-{number}"),
+                             b"".join(b"%8d" % i for i in range(written[number])))
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        self.unmount("COMMIT")
+        self.assertEqual(os.path.getsize(f"{self.applied()}/file-0"), 8 * written[0])
+
+    def test_read_only_worker_killed(self):
+        self.client.mount(self.wim, self.root)
+        with open(f"{self.root}/two.bin", "rb") as file:
+            start = file.read(1000)
+            worker = self.client.get_mount(self.root)["worker_pid"]
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: self.client.get_mount(self.root).get("worker_pid", worker) != worker, 20, "a replacement")
+            file.seek(0)
+            self.assertEqual(file.read(1000), start)
+        self.assertEqual(read(f"{self.root}/one.txt"), b"one\n")
+        self.client.unmount(self.root)
+        self.assert_nothing_left(self.root)
+
+    def test_front_killed(self):
+        self.mount_rw()
+        self.edit()
+        front = self.service.front()
+        os.kill(front, signal.SIGKILL)
+        self.client.close()
+        wait_until(self.serves, 20, "a new front")
+        self.client = Client(self.service.address)
+        self.assert_edited(self.root)
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def serves(self):
+        with Caller(self.service.address, 0) as caller:
+            try:
+                caller.mounts()
+                return True
+            except RpcFailure:
+                return False
+
+    def test_broker_killed(self):
+        """Its mounts go on, and the next one adopts them."""
+        self.mount_rw()
+        self.edit()
+        reader = self.mount_point("reader")
+        self.client.mount(self.wim, reader, index=2)
+        worker = self.client.get_mount(self.root)["worker_pid"]
+        self.service.process.kill()
+        self.assert_edited(self.root)
+        self.restart()
+        self.assertEqual(self.client.get_mount(self.root)["worker_pid"], worker)
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        os.kill(worker, signal.SIGKILL)  # the new one can replace it
+        self.assert_edited(self.root)
+        self.assertEqual(read(f"{reader}/one.txt"), b"one\n")
+        self.client.unmount(reader)
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def test_hand_over(self):
+        self.mount_rw()
+        self.edit()
+        front = self.service.front()
+        self.service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not processes.alive(front), 20, "the front to end")
+        self.client.close()
+        wait_until(self.serves, 20, "the next to serve")
+        self.client = Client(self.service.address)
+        self.assert_edited(self.root)
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def test_all_killed_and_remounted(self):
+        self.mount_rw()
+        self.edit()
+        os.sync()
+        for pid in (self.service.pid, *processes.descendants(self.service.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        subprocess.run(["umount", "-l", self.root], check=True)
+        self.restart()
+        self.assertEqual(self.status(), "MOUNT_STATUS_NEEDS_REMOUNT")
+        with self.fails("NEEDS_REMOUNT"):
+            self.commit()
+        self.assertEqual(self.client.call("CleanupMountpoints").get("removed", []), [])
+        self.remount()
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        self.assert_edited(self.root)
+        with self.fails("NOT_REMOUNTABLE"):
+            self.remount()
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def test_sigterm_keeps_edits(self):
+        self.mount_rw()
+        self.edit()
+        self.assertEqual(self.service.stop(), [])
+        self.service.start()
+        self.client.close()
+        self.client = Client(self.service.address)
+        self.assertEqual(self.status(), "MOUNT_STATUS_NEEDS_REMOUNT")
+        write(f"{self.root}/in-the-way", b"")
+        with self.fails("MOUNT_POINT_NOT_EMPTY"):
+            self.remount()
+        os.unlink(f"{self.root}/in-the-way")
+        self.remount()
+        self.assert_edited(self.root)
+        self.unmount("DISCARD")
+        self.assertEqual(read(f"{self.applied()}/one.txt"), b"one\n")
+
+    def test_remount_of_a_changed_image(self):
+        self.mount_rw()
+        self.edit()
+        self.assertEqual(self.service.stop(), [])
+        kept = self.wim + ".kept"
+        shutil.copy2(self.wim, kept)
+        subprocess.run(["wimupdate", self.wim, "1", "--command=delete /two.bin"], check=True, stdout=subprocess.DEVNULL)
+        self.service.start()
+        self.client.close()
+        self.client = Client(self.service.address)
+        with self.fails("IMAGE_CHANGED"):
+            self.remount()
+        shutil.copy2(kept, self.wim)
+        self.remount()
+        self.assert_edited(self.root)
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+    def test_forced_cleanup_says_what_is_thrown_away(self):
+        self.mount_rw()
+        self.edit()
+        with self.fails("MOUNT_BUSY"):
+            self.client.call("CleanupMountpoints", {"mount_path": self.root})
+        removed = self.client.call("CleanupMountpoints", {"mount_path": self.root, "force": True})["removed"]
+        self.assertEqual([mount["mount_path"] for mount in removed], [self.root])
+        self.assertEqual(self.client.mounts(), [])
+        self.assertEqual(os.listdir(f"{self.service.state}/staging"), [])
+
+
+class SeamTestCase(ReadWriteTestCase):
+    """With files by which processes of the service are stopped."""
+
+    def setUp(self):
+        self.seams = tempfile.mkdtemp(prefix="seams-")
+        self.addCleanup(shutil.rmtree, self.seams, ignore_errors=True)
+        os.chmod(self.seams, 0o777)
+        self.service_options = {"environment": {"DISMD_TEST_SEAM_DIR": self.seams}}
+        super().setUp()
+
+
+class GivenUpTest(SeamTestCase):
+    def test_after_deaths_without_an_answer(self):
+        """Whoever waits for the mount gets an error then; its edits are not lost."""
+        self.mount_rw()
+        self.edit()
+        write(f"{self.seams}/worker-resuming.stop", b"")
+        os.kill(self.client.get_mount(self.root)["worker_pid"], signal.SIGKILL)
+        reader = subprocess.Popen(["cat", f"{self.root}/two.bin"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.addCleanup(reader.kill)
+
+        def given_up():
+            for worker in self.service.workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            return self.status() == "MOUNT_STATUS_INVALID"
+
+        wait_until(given_up, 30, "the mount to be given up")
+        self.assertTrue(reader.communicate(timeout=20)[1])
+        self.assertNotEqual(reader.returncode, 0)
+        os.unlink(f"{self.seams}/worker-resuming.stop")
+        self.assertEqual(self.service.stop(), [])  # keeps what can be kept
+        self.service.start()
+        self.client.close()
+        self.client = Client(self.service.address)
+        self.remount()
+        self.assert_edited(self.root)
+        self.unmount("DISCARD")
+
+
+class CommitCrashTest(SeamTestCase):
+    """kill -9 of the worker at a step of a commit: the image is the old one or the new one, and the call tells which."""
+
+    def crash_at(self, seam, run):
+        """Runs `run` in a thread, kills the worker at the seam; returns the failure or None."""
+        stop, reached = (os.path.join(self.seams, f"{seam}.{end}") for end in ("stop", "reached"))
+        write(stop, b"")
+        outcome = []
+
+        def call():
+            try:
+                run()
+                outcome.append(None)
+            except RpcFailure as failure:
+                outcome.append(failure)
+
+        worker = self.client.get_mount(self.root)["worker_pid"]
+        thread = threading.Thread(target=call)
+        thread.start()
+        wait_until(lambda: os.path.exists(reached) or outcome, 30, f"the commit to reach {seam}")
+        self.assertEqual(outcome, [])
+        os.unlink(stop)
+        os.kill(worker, signal.SIGKILL)
+        thread.join(90)
+        self.assertEqual(len(outcome), 1)
+        return outcome[0]
+
+    def test_before_anything_was_written(self):
+        self.mount_rw()
+        self.edit()
+        before = digest(self.wim)
+        failure = self.crash_at("worker-commit-begun", self.commit)
+        self.assertEqual(failure.reason, "WORKER_DIED")
+        self.assertEqual(digest(self.wim), before)
+        self.assert_edited(self.root)
+        self.commit()
+        self.assert_edited(self.applied())
+        self.unmount("DISCARD")
+
+    def test_after_the_header(self):
+        for seam in ("worker-commit-written", "worker-commit-finished"):
+            with self.subTest(seam):
+                self.mount_rw()
+                word = seam[-5:]
+                write(f"{self.root}/{word}", word.encode())
+                self.assertIsNone(self.crash_at(seam, self.commit))
+                self.assertEqual(read(f"{self.applied()}/{word}"), word.encode())
+                self.assertEqual(read(f"{self.root}/{word}"), word.encode())
+                self.unmount("DISCARD")
+
+    def test_at_unmount(self):
+        """Nothing is appended twice, whenever the worker dies; and a commit that was not done leaves the mount."""
+        self.mount_rw()
+        self.edit()
+        failure = self.crash_at("worker-commit-begun", lambda: self.unmount("COMMIT", append=True))
+        self.assertEqual(failure.reason, "WORKER_DIED")
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        self.assert_edited(self.root)
+        self.assertIsNone(self.crash_at("worker-commit-written", lambda: self.unmount("COMMIT", append=True)))
+        self.assertEqual(self.client.mounts(), [])
+        self.assert_edited(self.applied(3))
+        self.assertNotEqual(subprocess.run(["wimapply", self.wim, "4", self.directory + "/none"], check=False,
+                                           capture_output=True).returncode, 0)
+
+    def test_cancelled_commit(self):
+        self.mount_rw()
+        self.edit()
+        before = digest(self.wim)
+        stop = os.path.join(self.seams, "worker-commit-begun.stop")
+        write(stop, b"")
+        pending = self.client.start("CommitImage", {"mount_path": self.root})
+        operation = next(iter(pending)).operation.operation_id
+        wait_until(lambda: os.path.exists(stop.replace(".stop", ".reached")), 20, "the commit to begin")
+        with self.fails("OPERATION_IN_PROGRESS"):
+            self.commit()
+        self.client.call("CancelOperation", {"operation_id": operation})
+        wait_until(lambda: "CANCELLED" in str(self.client.call("GetOperation", {"operation_id": operation})), 20,
+                   "the commit to end")
+        os.unlink(stop)
+        self.assertEqual(digest(self.wim), before)
+        self.unmount("COMMIT")
+        self.assert_edited(self.applied())
+
+
+class FullDiskTest(ReadWriteTestCase):
+    def new_service(self):
+        service = super().new_service()
+        # Not below the test's directory, where no mount may be left when the service has stopped.
+        service.state = tempfile.mkdtemp(prefix="state-")
+        self.addCleanup(os.rmdir, service.state)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", service.state], check=True)
+        self.addCleanup(subprocess.run, ["umount", service.state], check=True)
+        return service
+
+    def test_goes_on_when_there_is_space(self):
+        filler = f"{self.service.state}/filler"
+        self.mount_rw()
+        write(f"{self.root}/before", b"before")
+        write(filler, bytes(8 << 20))
+        with self.assertRaises(OSError):
+            write(f"{self.root}/large", bytes(12 << 20))
+        os.unlink(f"{self.root}/large")
+        os.unlink(filler)
+        write(f"{self.root}/large", b"x" * (4 << 20))
+        self.assertEqual(read(f"{self.root}/before"), b"before")
+        self.unmount("COMMIT")
+        target = self.applied()
+        self.assertEqual(read(f"{target}/large"), b"x" * (4 << 20))
+        self.assertEqual(read(f"{target}/before"), b"before")
+
+
+if __name__ == "__main__":
+    unittest.main()
