@@ -352,7 +352,6 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
     return failed.ok() ? ReplyError(reply, answer.error()) : ReplyError(reply, failed);
   }
   slot->state = State::kMounted;
-  // A descriptor in the mount would keep it busy for ever.
   slot->detached_mount.reset();
   slot->mount_point.reset();
   Log(Severity::kInfo, ContextOf(*slot),

@@ -110,7 +110,7 @@ class Slots {
     std::string mount_name;
     libmount::UniqueFd image, image_directory, mount_point, mount_parent;
     libmount::UniqueFd fuse;            // keeps the connection alive beside the worker's
-    libmount::UniqueFd detached_mount;  // until it is attached
+    libmount::UniqueFd detached_mount;  // parked, until it is attached
     Process worker;
     std::unique_ptr<MessageQueue> worker_queue;
     int sibling_requests = 0;

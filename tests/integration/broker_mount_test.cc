@@ -139,6 +139,26 @@ TEST_F(BrokerMountTest, BusyMountNamesItsHolderAndCanBeTriedAgain) {
   EXPECT_FALSE(Unmount(mounted.slot).has_error());
 }
 
+TEST_F(BrokerMountTest, AProcessForkedWhileAMountIsMadeDoesNotKeepItBusy) {
+  internal::NewConnection alice = Connect(kAlice), bob = Connect(kBob);
+  const std::string seam = base_ + "/seams/broker-forked-for-" + std::to_string(kBob);
+  uint64_t bobs_request = 0;
+  Mounted mounted = Mount(alice.connection_id(), image_, MakeDirectory(kAlice, "mnt"), [&] {
+    // A copy of the broker that has not come as far as closing what it has copied.
+    WriteFile(seam + ".stop", "");
+    FrontToBroker resolve;
+    resolve.mutable_resolve_path()->set_connection_id(bob.connection_id());
+    resolve.mutable_resolve_path()->set_path(Home(kBob));
+    bobs_request = Send(resolve);
+    EXPECT_TRUE(Eventually([&] { return access((seam + ".reached").c_str(), F_OK) == 0; }));
+  });
+  ASSERT_FALSE(mounted.result.has_error()) << mounted.result.error().message();
+  BrokerReply unmounted = Unmount(mounted.slot);
+  EXPECT_FALSE(unmounted.has_error()) << unmounted.error().message();
+  unlink((seam + ".stop").c_str());
+  WaitReply(bobs_request);
+}
+
 TEST_F(BrokerMountTest, DetachEndsReadersThatWait) {
   Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
   ASSERT_FALSE(mounted.result.has_error());
