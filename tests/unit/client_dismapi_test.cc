@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <codecvt>
 #include <locale>
@@ -15,6 +16,8 @@
 #include <thread>
 
 #include "DismAPI.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "tests/unit/client_fake_service.h"
 
 namespace dismd::testing {
@@ -23,6 +26,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Clock = std::chrono::steady_clock;
+
+// For what another thread does at once, on a machine that has much else to do.
+constexpr absl::Duration kPatience = absl::Seconds(20);
 
 constexpr HRESULT kCancelled = _HRESULT_TYPEDEF_(0x800704C7);
 constexpr HRESULT kServerUnavailable = _HRESULT_TYPEDEF_(0x800706BA);
@@ -247,7 +253,7 @@ TEST_F(DismApi, ALostConnectionIsToldApart) {
   server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
     send(Snapshot(10));
     begun.Notify();
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    WaitUntilCancelled(context);
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
   };
   std::thread stopper([&] {
@@ -266,23 +272,31 @@ TEST_F(DismApi, AddressesThatMakeNoSense) {
 }
 
 TEST_F(DismApi, ProgressNeverGoesBackAndEndsAtTotal) {
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    for (uint32_t current : {0, 30, 20, 60, 60, 100}) {
+  Recorder recorder;
+  absl::Mutex mutex;
+  UINT seen = 0;
+  recorder.also = [&](UINT current) {
+    absl::MutexLock lock(&mutex);
+    seen = current;
+  };
+  server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
+    send(Snapshot(0));
+    for (uint32_t current : {30, 20, 60, 60, 100}) {
       send(Snapshot(current));
-      // Snapshots that come too fast are skipped; here each shall be seen.
-      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      // Snapshots that come too fast are skipped; here each that is news shall be seen before the next is sent.
+      const UINT reported = std::min(current, 99U);
+      const auto is_seen = [&] { return seen >= reported; };
+      absl::MutexLock lock(&mutex);
+      EXPECT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&is_seen), kPatience)) << current;
     }
     send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
     return grpc::Status::OK;
   };
-  Recorder recorder;
   EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
   EXPECT_EQ(recorder.thread, std::this_thread::get_id());
-  ASSERT_FALSE(recorder.calls.empty());
-  for (size_t i = 1; i < recorder.calls.size(); ++i) EXPECT_GT(recorder.calls[i].first, recorder.calls[i - 1].first);
-  for (const auto& [current, total] : recorder.calls) EXPECT_EQ(total, 100u);
-  EXPECT_EQ(recorder.calls.back().first, 100u);
-  EXPECT_GE(recorder.calls.size(), 3u);
+  if (!recorder.calls.empty() && recorder.calls[0].first == 0) recorder.calls.erase(recorder.calls.begin());
+  EXPECT_THAT(recorder.calls,
+              ElementsAre(std::pair(30u, 100u), std::pair(60u, 100u), std::pair(99u, 100u), std::pair(100u, 100u)));
 }
 
 TEST_F(DismApi, ProgressComesAtLeastOnceOnSuccessAndNeverReachesTotalOnFailure) {
@@ -298,16 +312,24 @@ TEST_F(DismApi, ProgressComesAtLeastOnceOnSuccessAndNeverReachesTotalOnFailure) 
   for (const auto& [current, total] : recorder.calls) EXPECT_LT(current, total);
 }
 
-TEST_F(DismApi, ASlowCallbackDoesNotHoldTheCallUp) {
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    for (uint32_t i = 0; i < 100; ++i) send(Snapshot(i));
+TEST_F(DismApi, ASlowCallbackDoesNotHoldTheServiceUp) {
+  // More than sockets and windows hold: somebody must have read while the callback did not return.
+  constexpr size_t kSnapshots = 300, kSnapshotBytes = 100'000;
+  absl::Notification all_sent;
+  server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
+    for (uint32_t i = 0; i < kSnapshots; ++i) {
+      v1::Operation snapshot = Snapshot(i * 99 / kSnapshots);
+      snapshot.mutable_mount()->set_mount_path(std::string(kSnapshotBytes, 'm'));
+      send(snapshot);
+    }
+    all_sent.Notify();
     send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
     return grpc::Status::OK;
   };
   Recorder recorder;
-  recorder.also = [](UINT) { std::this_thread::sleep_for(std::chrono::milliseconds(100)); };
+  recorder.also = [&](UINT) { EXPECT_TRUE(all_sent.WaitForNotificationWithTimeout(kPatience)); };
   EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
-  EXPECT_LT(recorder.calls.size(), 20u);
+  EXPECT_LT(recorder.calls.size(), 100u) << "what came meanwhile is skipped";
   EXPECT_EQ(recorder.calls.back().first, 100u);
 }
 
@@ -375,7 +397,8 @@ TEST_F(DismApi, CancellingFromAnotherThreadTakesMilliseconds) {
   }
   std::sort(milliseconds.begin(), milliseconds.end());
   RecordProperty("median_us", static_cast<int>(milliseconds[10] * 1000));
-  EXPECT_LT(milliseconds[10], 100) << "median over 20";
+  // Of 20; the slower ones may have waited for a processor.
+  EXPECT_LT(milliseconds[5], 100);
 }
 
 TEST_F(DismApi, ALateCancellationSucceeds) {
@@ -392,7 +415,7 @@ TEST_F(DismApi, AHangingServiceDoesNotHoldACancelledCall) {
   absl::Notification begun, gone;
   server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto&) {
     begun.Notify();
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    WaitUntilCancelled(context);
     gone.Notify();
     return grpc::Status::CANCELLED;
   };
@@ -405,7 +428,7 @@ TEST_F(DismApi, AHangingServiceDoesNotHoldACancelledCall) {
   EXPECT_EQ(Mount(event), kCancelled);
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(15));
   canceller.join();
-  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10))) << "the stream was not cut";
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(kPatience)) << "the stream was not cut";
   CloseHandle(event);
 }
 
@@ -413,7 +436,7 @@ TEST_F(DismApi, NoExceptionLeavesTheLibrary) {
   absl::Notification gone;
   server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
     send(Snapshot(10));
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    WaitUntilCancelled(context);
     gone.Notify();
     return grpc::Status::CANCELLED;
   };
@@ -421,7 +444,7 @@ TEST_F(DismApi, NoExceptionLeavesTheLibrary) {
   recorder.also = [](UINT) { throw std::runtime_error("thrown by the program"); };
   EXPECT_EQ(Mount(nullptr, &recorder), E_FAIL);
   EXPECT_EQ(LastError(), "thrown by the program");
-  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(kPatience));
   server_.service.on_mount = [](auto*, const auto&, const auto& send) {
     send(Snapshot(10));
     return grpc::Status(grpc::StatusCode::INTERNAL, "not reached by the outcome");
@@ -578,6 +601,14 @@ size_t EntriesOf(const char* directory) {
   return count;
 }
 
+// Whether there come to be no more than `most` entries.
+bool ComesDownTo(const char* directory, size_t most) {
+  for (absl::Time end = absl::Now() + kPatience; EntriesOf(directory) > most; absl::SleepFor(absl::Milliseconds(5))) {
+    if (absl::Now() > end) return false;
+  }
+  return true;
+}
+
 TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
   const auto calls = [this](int rounds) {
     for (int i = 0; i < rounds; ++i) {
@@ -601,9 +632,9 @@ TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
   calls(50);
   const size_t threads = EntriesOf("/proc/self/task"), fds = EntriesOf("/proc/self/fd");
   calls(1000);
-  // gRPC's pools breathe by a few threads; a leak would be hundreds.
-  EXPECT_LE(EntriesOf("/proc/self/task"), threads + 8);
-  EXPECT_LE(EntriesOf("/proc/self/fd"), fds + 2);
+  // gRPC's pools breathe by a few threads, and let go of them in their own time; a leak would be hundreds, and stay.
+  EXPECT_TRUE(ComesDownTo("/proc/self/task", threads + 8));
+  EXPECT_TRUE(ComesDownTo("/proc/self/fd", fds + 2));
 }
 
 TEST_F(DismApi, ThreadsCallAtOnce) {

@@ -681,7 +681,7 @@ TEST_F(FrontService, StopUnmountsTheNewestFirst) {
   for (int i = 0; i < 4; ++i) events.Next();
 
   internal::BrokerToFront stop;
-  stop.mutable_stop()->set_grace_milliseconds(1000);
+  stop.mutable_stop()->set_grace_milliseconds(3000);
   broker_.SendToFront(stop);
   EXPECT_EQ(events.Next().mount().mount_path(), "/home/3");
   EXPECT_EQ(events.Next().mount().mount_path(), "/home/2");
