@@ -94,7 +94,8 @@ build_tree() {
 
 # reasons REPORT: the lines that say why tests failed, for the end of the output, which may be all that is seen of it.
 reasons() {
-  local why='^[A-Za-z.]*(Error|Failure)(:|$)|: Failure$|runtime error:|ERROR: [A-Za-z]+Sanitizer|\*\*\*(Timeout|Exception)'
+  local why='^[A-Za-z.]*(Error|Failure)(:|$)|: Failure$|runtime error:|ERROR: [A-Za-z]+Sanitizer'
+  why+='|\*\*\*(Timeout|Exception)'
   grep -E -A 6 "$why" "$1" | cut -c 1-300 | head -n 60
 }
 
