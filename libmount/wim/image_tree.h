@@ -21,6 +21,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "libmount/wim/blob_ahead.h"
 #include "libmount/wim/blob_table.h"
 #include "libmount/wim/blob_verifier.h"
 #include "libmount/wim/image_metadata.h"
@@ -86,6 +87,14 @@ class ImageTree final : public WimTree {
 
   // Reads a range that lies within the blob. 0, EIO or ENOMEM.
   int ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const;
+  // The same of a file's content, for which the way it is read is followed.
+  int ReadFile(NodeId file, uint32_t blob, uint64_t offset, absl::Span<char> out) const;
+  bool IsTriable(uint32_t blob) const;
+  int ErrnoOf(const absl::Status& status) const;
+  BlobAhead::Options AheadOptions();
+  BlobAhead::Shape ShapeOf(uint32_t blob) const;
+  // The next large file of its directory with the same suffix: who reads whole files often reads all of a kind.
+  std::optional<BlobAhead::File> NextFile(NodeId file) const;
   void ReportDamage(uint32_t blob, std::string_view what) const;
   // A file that has this blob as its data, a stream or reparse data.
   std::string PathOfBlob(uint32_t blob) const;
@@ -115,7 +124,9 @@ class ImageTree final : public WimTree {
   mutable absl::flat_hash_set<uint32_t> unreadable_reported_ ABSL_GUARDED_BY(mutex_);
 
   mutable ResourceReader reader_;
-  mutable BlobVerifier verifier_;  // last: its background check calls back into the rest until it is destroyed
+  // Last: their threads call back into the rest until they are destroyed.
+  mutable BlobVerifier verifier_;
+  mutable BlobAhead ahead_;
 };
 
 }  // namespace libmount

@@ -39,6 +39,9 @@ class WimSource {
   // AddPart: kImageChanged when they differ (or the file is now shorter), and from then on for every read.
   absl::Status Read(uint16_t part, uint64_t offset, absl::Span<char> out) const;
 
+  // Lets the system read from the disk ahead of Read.
+  void WillNeed(uint16_t part, uint64_t offset, uint64_t size) const;
+
   // True once a read has found the file changed.
   bool changed() const { return changed_.load(std::memory_order_relaxed); }
 
