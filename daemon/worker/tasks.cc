@@ -114,8 +114,8 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
     tree_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
     demand_.emplace(file_->is_solid());
   }
-  malloc_trim(0);  // reading the metadata took several times what is kept of it
   AnswerOpened(monitor.request_id(), *index);
+  malloc_trim(0);  // reading the metadata took several times what is kept of it
   return absl::OkStatus();
 }
 

@@ -86,11 +86,7 @@ ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image
             return BlobFacts{wim_->blobs.location(blob), wim_->blobs.hash(blob)};
           },
           [this](uint32_t blob, std::string_view what) { ReportDamage(blob, what); }),
-      ahead_(&verifier_, AheadOptions()) {
-  for (const MetadataInode& inode : image_.inodes) {
-    if (!image_.IsDirectory(inode)) total_size_ += BlobSize(inode.content);
-  }
-}
+      ahead_(&verifier_, AheadOptions()) {}
 
 std::optional<ImageTree::Node> ImageTree::FindNode(NodeId id) const {
   const uint64_t index = (id & ((uint64_t{1} << kStreamShift) - 1)) - 1;
@@ -339,11 +335,22 @@ void ImageTree::VisitReadAheadCandidates(NodeId id, uint64_t max_size, Candidate
   }
 }
 
+uint64_t ImageTree::TotalSize() const {
+  absl::MutexLock lock(&mutex_);
+  if (!total_size_.has_value()) {
+    total_size_ = 0;
+    for (const MetadataInode& inode : image_.inodes) {
+      if (!image_.IsDirectory(inode)) *total_size_ += BlobSize(inode.content);
+    }
+  }
+  return *total_size_;
+}
+
 struct statvfs ImageTree::FileSystemStats() const {
   struct statvfs stats = {};
   stats.f_bsize = kBlockSize;
   stats.f_frsize = kBlockSize;
-  stats.f_blocks = RoundUp(total_size_, kBlockSize) / kBlockSize;
+  stats.f_blocks = RoundUp(TotalSize(), kBlockSize) / kBlockSize;
   stats.f_files = image_.inodes.size();
   stats.f_flag = ST_RDONLY | ST_NOSUID;
   stats.f_namemax = MaxWtf8Size(kMaxNameUnits);

@@ -77,6 +77,8 @@ class ImageTree final : public WimTree {
   uint32_t ModeOf(const MetadataInode& inode) const;
   uint32_t BlobOf(const Node& node) const;
   uint64_t BlobSize(uint32_t blob) const;
+  // Of all files. Added up when first asked for: it reads all over the blob table, and a mount does not wait for it.
+  uint64_t TotalSize() const;
 
   struct FoundEntry {
     uint32_t entry = kNone;
@@ -114,13 +116,13 @@ class ImageTree final : public WimTree {
   const std::shared_ptr<const WimContents> wim_;
   const ImageMetadata image_;
   const WimTreeOptions options_;
-  uint64_t total_size_ = 0;  // of all files
 
   // Lengths of link targets found so far, by index of the extra; 0: not known. stat asks for each link's.
   mutable std::vector<std::atomic<uint16_t>> link_sizes_;
   mutable std::atomic<bool> change_reported_ = false;
   mutable absl::Mutex mutex_;
   // Blobs that cannot even be tried, and have been reported.
+  mutable std::optional<uint64_t> total_size_ ABSL_GUARDED_BY(mutex_);  // see TotalSize
   mutable absl::flat_hash_set<uint32_t> unreadable_reported_ ABSL_GUARDED_BY(mutex_);
 
   mutable ResourceReader reader_;
