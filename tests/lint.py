@@ -1,14 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs clang-tidy (with clang's own warnings and thread safety analysis) over what is shipped; not over tests/ yet.
+"""Runs clang-tidy (with clang's own warnings and thread safety analysis) over all sources.
 
   lint.py BUILD_DIR [--jobs N] [SOURCE...]
 
-BUILD_DIR holds compile_commands.json. What is checked for stands in .clang-tidy. Exits 1 if anything was found.
+BUILD_DIR holds compile_commands.json; for the fuzz targets, which only a build of their own has, clang-tidy takes the
+command of a source like them. What is checked for stands in .clang-tidy. Exits 1 if anything was found.
 """
 
 import argparse
 import concurrent.futures
+import glob
 import json
 import os
 import re
@@ -16,13 +18,14 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = ("libmount", "daemon", "client")
+FOLDERS = ("libmount", "daemon", "client", "tests")
 
 
 def our_sources(build_dir):
     with open(os.path.join(build_dir, "compile_commands.json"), encoding="utf-8") as file:
         commands = json.load(file)
     sources = {os.path.normpath(os.path.join(entry["directory"], entry["file"])) for entry in commands}
+    sources.update(glob.glob(os.path.join(ROOT, "tests/fuzz/*.cc")))
     ours = tuple(os.path.join(ROOT, folder) + os.sep for folder in FOLDERS)
     return sorted(source for source in sources if source.startswith(ours))
 

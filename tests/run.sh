@@ -92,6 +92,13 @@ build_tree() {
   fi
 }
 
+# reasons REPORT: the lines that say why tests failed, for the end of the output, which may be all that is seen of it.
+reasons() {
+  local why='^[A-Za-z.]*(Error|Failure)(:|$)|: Failure$|runtime error:|ERROR: [A-Za-z]+Sanitizer'
+  why+='|\*\*\*(Timeout|Exception)'
+  grep -E -A 6 "$why" "$1" | cut -c 1-300 | head -n 60
+}
+
 # run_ctest NAME OPTION...: runs the tests of $build/NAME and adds its counts to ours.
 run_ctest() {
   local name=$1 report=$scratch/ctest-$1.log
@@ -116,7 +123,7 @@ run_ctest() {
   ((skipped == 0)) || echo "$skipped tests in $name were skipped" >&2
   passed=$((passed + total - bad)) failed=$((failed + bad))
   ((bad == 0)) || failures+=("$bad tests in $name: $(sed -n '/The following tests FAILED/,$p' "$report" |
-    sed -nE 's/^[[:space:]]*[0-9]+ - ([^ ]+).*/\1/p' | tr '\n' ' ')")
+    sed -nE 's/^[[:space:]]*[0-9]+ - ([^ ]+).*/\1/p' | tr '\n' ' ')"$'\n'"$(reasons "$report")")
 }
 
 fuzz_one() { # TARGET

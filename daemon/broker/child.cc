@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/broker/kernel.h"
 #include "libmount/base/log.h"
+#include "libmount/base/test_seam.h"
 
 namespace dismd {
 namespace {
@@ -27,6 +28,7 @@ using libmount::UniqueFd;
 
 // The child's whole life. Never returns.
 [[noreturn]] void ChildMain(const ChildRunner::Job& job, int answer_socket) {
+  libmount::TestSeam(absl::StrCat("broker-forked-for-", job.uid));
   // The broker's signals are blocked and read from a signalfd; a child takes them as any process does.
   sigset_t none;
   sigemptyset(&none);

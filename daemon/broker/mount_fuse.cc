@@ -18,6 +18,7 @@
 #include "daemon/broker/identity.h"
 #include "daemon/broker/inspect.h"
 #include "daemon/broker/kernel.h"
+#include "daemon/broker/parked_descriptor.h"
 #include "libmount/base/test_seam.h"
 #include "libmount/base/unique_fd.h"
 
@@ -79,12 +80,14 @@ absl::Status Create(const FuseMountRequest& request, internal::CreateAnswer* ans
   if (!position.has_value()) return MakeErrnoError(Reason::kOutOfResources, errno, "statx of the new mount");
   *answer->mutable_mount() = position->mount;
   answer->set_warning(RaiseReadAhead(position->mount));
+  absl::StatusOr<UniqueFd> parked = ParkDescriptor(mount.get());
+  if (!parked.ok()) return MakeError(Reason::kOutOfResources, std::string(parked.status().message()));
   descriptors->push_back(fuse.release());
-  descriptors->push_back(mount.release());
+  descriptors->push_back(parked->release());
   return absl::OkStatus();
 }
 
-absl::Status Attach(const internal::Identity& owner, int mount_fd, int directory_fd, int parent_fd,
+absl::Status Attach(const internal::Identity& owner, int parked_mount, int directory_fd, int parent_fd,
                     const std::string& name) {
   // As the owner, with the one capability that mounting takes: where root may not look (a FUSE mount of the owner's),
   // the owner may, and nothing that root alone may reach is ever mounted over.
@@ -92,9 +95,13 @@ absl::Status Attach(const internal::Identity& owner, int mount_fd, int directory
   if (!became.ok()) return became;
   absl::Status checked = CheckMountPoint(owner, directory_fd, parent_fd, name);
   if (!checked.ok()) return checked;
-  if (move_mount(mount_fd, "", directory_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) {
+  absl::StatusOr<UniqueFd> mount = BorrowParked(parked_mount);
+  if (!mount.ok()) return MakeError(Reason::kOutOfResources, std::string(mount.status().message()));
+  if (move_mount(mount->get(), "", directory_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) {
     return MakeErrnoError(Reason::kMountPointUnsupported, errno, "the kernel refuses the mount point");
   }
+  // Only now: a mount that was not attached stays parked, and keeps its device number, until the broker gives it up.
+  DropParked(parked_mount);
   return absl::OkStatus();
 }
 
@@ -153,10 +160,10 @@ void CreateFuseMount(const FuseMountRequest& request, internal::CreateAnswer* an
   if (!created.ok()) SetError(created, answer->mutable_error());
 }
 
-void AttachFuseMount(const internal::Identity& owner, int mount_fd, int directory_fd, int parent_fd,
+void AttachFuseMount(const internal::Identity& owner, int parked_mount, int directory_fd, int parent_fd,
                      const std::string& name, internal::AttachAnswer* answer) {
   libmount::TestSeam("broker-attach-child");
-  absl::Status attached = Attach(owner, mount_fd, directory_fd, parent_fd, name);
+  absl::Status attached = Attach(owner, parked_mount, directory_fd, parent_fd, name);
   if (!attached.ok()) SetError(attached, answer->mutable_error());
 }
 

@@ -36,12 +36,12 @@ struct FuseMountRequest {
 // mount options. Never empty.
 std::string SanitizeDescription(const std::string& description);
 
-// REQUIRES: a child. Descriptors: /dev/fuse, the detached mount.
+// REQUIRES: a child. Descriptors: /dev/fuse, and the detached mount, parked (parked_descriptor.h).
 void CreateFuseMount(const FuseMountRequest& request, internal::CreateAnswer* answer, std::vector<int>* descriptors);
 
-// REQUIRES: a child. `mount_fd` is the detached mount, `directory_fd` the mount point that was inspected,
-// `parent_fd` and `name` where it was found.
-void AttachFuseMount(const internal::Identity& owner, int mount_fd, int directory_fd, int parent_fd,
+// REQUIRES: a child. `parked_mount` is what CreateFuseMount has made, `directory_fd` the mount point that was
+// inspected, `parent_fd` and `name` where it was found. Once the mount is attached it is parked no more.
+void AttachFuseMount(const internal::Identity& owner, int parked_mount, int directory_fd, int parent_fd,
                      const std::string& name, internal::AttachAnswer* answer);
 
 // Whether `directory_fd` may become `owner`'s mount point now: a directory of theirs, empty, of a file system that may

@@ -330,7 +330,6 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
   }
   slot->state = State::kMounted;
   if (slot->remounted_from != 0) ForgetDormant(std::exchange(slot->remounted_from, 0));
-  // A descriptor in the mount would keep it busy for ever.
   slot->detached_mount.reset();
   slot->mount_point.reset();
   Log(Severity::kInfo, ContextOf(*slot),

@@ -126,7 +126,7 @@ class Slots {
     bool keep_staging = false;          // when the slot goes
     uint64_t remounted_from = 0;        // the id of the dormant record that it takes the place of, once it is mounted
     libmount::UniqueFd fuse;            // keeps the connection alive beside the worker's
-    libmount::UniqueFd detached_mount;  // until it is attached
+    libmount::UniqueFd detached_mount;  // parked, until it is attached
     // Of a mount that is served: what a replacement of its worker needs.
     libmount::UniqueFd recovery;
     std::string operation_id;

@@ -84,6 +84,7 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
   }
   if (absl::Status opened = OpenTree(request, monitor); !opened.ok()) return opened;
   AnswerOpened(monitor.request_id(), open_.image_index());
+  malloc_trim(0);  // reading the metadata took several times what is kept of it
   return absl::OkStatus();
 }
 
@@ -113,7 +114,6 @@ absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor
     tree_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
     demand_.emplace(file_->is_solid());
   }
-  malloc_trim(0);  // reading the metadata took several times what is kept of it
   return absl::OkStatus();
 }
 

@@ -3,7 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <iterator>
+
+#include "libmount/base/little_endian.h"
 
 namespace libmount {
 namespace {
@@ -103,6 +107,18 @@ uint32_t TakeCodePoint(std::string_view& text) {
   return c;
 }
 
+// Eight bytes at a time: names that lie together begin alike.
+size_t CommonPrefix(std::string_view a, std::string_view b) {
+  const size_t most = std::min(a.size(), b.size());
+  size_t same = 0;
+  for (; same + sizeof(uint64_t) <= most; same += sizeof(uint64_t)) {
+    const uint64_t difference = LoadLe64(a.data() + same) ^ LoadLe64(b.data() + same);
+    if (difference != 0) return same + static_cast<size_t>(std::countr_zero(difference)) / 8;
+  }
+  while (same < most && a[same] == b[same]) ++same;
+  return same;
+}
+
 uint32_t FoldCodePoint(uint32_t c) { return c < 0x10000 ? kUpcase.Map(static_cast<char16_t>(c)) : c; }
 
 }  // namespace
@@ -120,6 +136,17 @@ void AppendUtf16Le(std::string_view bytes, std::string& out) {
     char* end = buffer;
     const size_t stop = std::min(units, i + kBufferUnits);
     for (; i < stop; ++i) {
+      // Four at a time as long as they are ASCII, as nearly all names are.
+      while (i + 4 <= stop) {
+        const uint64_t four = LoadLe64(bytes.data() + 2 * i);
+        if ((four & 0xff80ff80ff80ff80) != 0) break;
+        const uint64_t two_pairs = (four | four >> 8) & 0x0000ffff0000ffff;
+        const uint32_t packed = static_cast<uint32_t>(two_pairs | two_pairs >> 16);
+        memcpy(end, &packed, sizeof packed);
+        end += sizeof packed;
+        i += 4;
+      }
+      if (i == stop) break;
       uint32_t c = unit(i);
       if (c < 0x80) {
         *end++ = static_cast<char>(c);
@@ -169,7 +196,7 @@ char16_t UpcaseUnit(char16_t unit) { return kUpcase.Map(unit); }
 
 int CompareFolded(std::string_view a, std::string_view b) {
   // The common prefix needs no decoding, but the first difference may lie inside a character: step back to its start.
-  size_t same = std::mismatch(a.begin(), a.begin() + std::min(a.size(), b.size()), b.begin()).first - a.begin();
+  size_t same = CommonPrefix(a, b);
   auto inside_character = [&same](std::string_view text) {
     return same < text.size() && (static_cast<uint8_t>(text[same]) & 0xc0) == 0x80;
   };

@@ -21,30 +21,32 @@ void Coverage::Mark(uint64_t offset, uint64_t size) {
   }
 }
 
-void BlobHash::Feed(uint64_t offset, absl::Span<const char> data, bool may_hold) {
-  if (offset > next_) {
-    if (!may_hold || held_bytes_ + data.size() > kMaxHeld || held_.count(offset) > 0) return;
-    ChunkBuffer copy(data.size());
-    if (copy.size() != data.size()) return;
-    memcpy(copy.data(), data.data(), data.size());
-    held_bytes_ += data.size();
-    held_.emplace(offset, std::move(copy));
-    return;
-  }
-  Take(offset, data);
-  while (!held_.empty() && held_.begin()->first <= next_) {
-    auto piece = held_.begin();
-    Take(piece->first, piece->second.span());
-    held_bytes_ -= piece->second.size();
-    held_.erase(piece);
-  }
+void BlobHash::Update(const Piece& piece) {
+  uint64_t known = next_ - piece.offset;
+  if (known >= piece.data.size()) return;
+  hash_.Update(piece.data.subspan(known));
+  next_ = piece.offset + piece.data.size();
 }
 
-void BlobHash::Take(uint64_t offset, absl::Span<const char> data) {
-  uint64_t known = next_ - offset;
-  if (known >= data.size()) return;
-  hash_.Update(data.subspan(known));
-  next_ = offset + data.size();
+void BlobHash::Hold(Piece piece, bool may_hold) {
+  if (!may_hold || held_bytes_ + piece.data.size() > kMaxHeld || held_.count(piece.offset) > 0) return;
+  if (piece.owner == nullptr) {
+    auto copy = std::make_shared<ChunkBuffer>(piece.data.size());
+    if (copy->size() != piece.data.size()) return;
+    memcpy(copy->data(), piece.data.data(), piece.data.size());
+    piece.data = copy->span();
+    piece.owner = std::move(copy);
+  }
+  held_bytes_ += piece.data.size();
+  held_.emplace(piece.offset, std::move(piece));
+}
+
+std::optional<BlobHash::Piece> BlobHash::TakeHeld() {
+  if (held_.empty() || held_.begin()->first > next_) return std::nullopt;
+  Piece piece = std::move(held_.begin()->second);
+  held_bytes_ -= piece.data.size();
+  held_.erase(held_.begin());
+  return piece;
 }
 
 void BlobHash::DropHeld() {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -34,26 +35,40 @@ class Coverage {
   std::vector<uint64_t> bits_;
 };
 
-// A SHA-1 over a blob whose pieces may come in a somewhat different order. Not thread-safe.
+// A SHA-1 over a blob whose pieces may come in a somewhat different order.
+//
+// Not thread-safe, but hashing is kept apart from holding, so that one thread may Update while others Hold: see
+// BlobVerifier, which has a lock around all but Update.
 class BlobHash {
  public:
-  // Pieces that overtook others are held up to so many bytes, for this blob.
+  // Pieces that cannot be hashed yet are held up to so many bytes, for this blob.
   static constexpr size_t kMaxHeld = size_t{4} << 20;
+
+  // Keeps the bytes of a piece alive.
+  using Owner = std::shared_ptr<const void>;
+  struct Piece {
+    uint64_t offset = 0;
+    absl::Span<const char> data;
+    Owner owner;
+  };
 
   uint64_t next() const { return next_; }
   size_t held_bytes() const { return held_bytes_; }
 
-  // Takes what continues the hash; holds a copy of what comes too early if `may_hold`, else lets it pass.
-  void Feed(uint64_t offset, absl::Span<const char> data, bool may_hold);
+  // Hashes what continues the hash. REQUIRES: piece.offset <= next().
+  void Update(const Piece& piece);
+  // Keeps a piece for later if `may_hold`, else lets it pass. Without an owner it is copied.
+  void Hold(Piece piece, bool may_hold);
+  // A held piece that continues the hash. REQUIRES: nobody is updating.
+  std::optional<Piece> TakeHeld();
+
   Sha1Digest Finish() { return hash_.Finish(); }
   void DropHeld();
 
  private:
-  void Take(uint64_t offset, absl::Span<const char> data);
-
   Sha1 hash_;
   uint64_t next_ = 0;
-  std::map<uint64_t, ChunkBuffer> held_;
+  std::map<uint64_t, Piece> held_;
   size_t held_bytes_ = 0;
 };
 

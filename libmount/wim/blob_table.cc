@@ -76,33 +76,40 @@ int BucketBits(size_t count) {
   return std::max(1, static_cast<int>(std::bit_width(count / kHashesPerBucket)));
 }
 
-// The order that sorts `hashes`, and leaves only the first of equal ones.
-std::vector<uint32_t> SortedDistinct(const std::vector<Sha1Digest>& hashes) {
-  // Into buckets first, then each by itself, which is cheaper than sorting all at once. Pairs with the first eight
-  // bytes touch each hash once, not at every comparison.
-  const int shift = 64 - BucketBits(hashes.size());
+// A hash's first eight bytes, and which it is: touches each hash once, not at every comparison.
+struct SortKey {
+  uint64_t bits;
+  uint32_t index;
+};
+
+// The order that sorts hashes, and leaves only the first of equal ones. `hash_at(index)` gives those of `keys`.
+template <typename HashAt>
+std::vector<uint32_t> SortedDistinct(const std::vector<SortKey>& keys, HashAt hash_at) {
+  // Into buckets first, then each by itself, which is cheaper than sorting all at once.
+  const int shift = 64 - BucketBits(keys.size());
   std::vector<uint32_t> ends((size_t{1} << (64 - shift)) + 1);
-  for (const Sha1Digest& hash : hashes) ++ends[(FirstBits(hash) >> shift) + 1];
+  for (const SortKey& key : keys) ++ends[(key.bits >> shift) + 1];
   std::partial_sum(ends.begin(), ends.end(), ends.begin());
-  std::vector<std::pair<uint64_t, uint32_t>> keys(hashes.size());
-  for (uint32_t i = 0; i < hashes.size(); ++i) {
-    const uint64_t bits = FirstBits(hashes[i]);
-    keys[ends[bits >> shift]++] = {bits, i};  // what was a bucket's begin becomes its end
-  }
-  auto compare = [&hashes](const auto& a, const auto& b) {
-    if (a.first != b.first) return a.first < b.first;
-    if (hashes[a.second] != hashes[b.second]) return hashes[a.second] < hashes[b.second];
-    return a.second < b.second;
+  std::vector<SortKey> sorted(keys.size());
+  for (const SortKey& key : keys) sorted[ends[key.bits >> shift]++] = key;  // what was a begin becomes an end
+  auto compare = [&hash_at](const SortKey& a, const SortKey& b) {
+    if (a.bits != b.bits) return a.bits < b.bits;
+    const Sha1Digest hash_a = hash_at(a.index), hash_b = hash_at(b.index);
+    if (hash_a != hash_b) return hash_a < hash_b;
+    return a.index < b.index;
   };
   uint32_t begin = 0;
   for (uint32_t end : ends) {
-    if (end - begin > 1) std::sort(keys.begin() + begin, keys.begin() + end, compare);
+    if (end - begin > 1) std::sort(sorted.begin() + begin, sorted.begin() + end, compare);
     begin = end;
   }
   std::vector<uint32_t> order;
-  order.reserve(keys.size());
-  for (const auto& [prefix, i] : keys) {
-    if (order.empty() || hashes[order.back()] != hashes[i]) order.push_back(i);
+  order.reserve(sorted.size());
+  uint64_t last_bits = 0;
+  for (const SortKey& key : sorted) {
+    const bool equal = !order.empty() && last_bits == key.bits && hash_at(order.back()) == hash_at(key.index);
+    if (!equal) order.push_back(key.index);
+    last_bits = key.bits;
   }
   return order;
 }
@@ -117,13 +124,15 @@ std::vector<T> Permuted(const std::vector<T>& values, const std::vector<uint32_t
 
 }  // namespace
 
-// Gathers the entries of all parts, then sorts them into the table.
+// Gathers the entries of all parts, then checks those of blobs and sorts them into the table.
 class BlobTable::Loader {
  public:
   Loader(const WimSource& source, const std::vector<WimHeader>& headers) : source_(source), headers_(headers) {}
 
   absl::Status LoadPart(uint16_t part, OperationMonitor& monitor);
-  BlobTable Finish();
+  void Finish(BlobTable& table);
+  std::vector<Metadata> TakeMetadata() { return std::move(metadata_); }
+  bool has_solid_resources() const { return !solid_resources_.empty(); }
 
  private:
   // A solid resource of the run at hand, and where it starts when the run's resources are laid end to end.
@@ -141,7 +150,9 @@ class BlobTable::Loader {
   absl::Status StartRun(absl::Span<const char> table, size_t first);
   absl::StatusOr<ResourceLocation> LocateSolid(const ResourceHeader& resource);
   void AddSolidBlob(const Entry& entry);
-  void AddPlainBlob(const Entry& entry);
+  void AddPlainBlob(const Entry& entry, const char* at, size_t number);
+  const char* PlainEntry(uint32_t index) const { return plain_entries_ + size_t{index} * kEntrySize; }
+  ResourceLocation LocatePlain(const char* at) const;
   absl::Status AddMetadata(const Entry& entry);
 
   const WimSource& source_;
@@ -149,8 +160,12 @@ class BlobTable::Loader {
   uint16_t part_ = 1;
   std::vector<RunResource> run_;
 
-  std::vector<Sha1Digest> plain_hashes_;
-  std::vector<ResourceLocation> plain_resources_;
+  // Plain blobs stay as they are in the table: of a single part, in that itself; of a split set, which repeats entries
+  // of other parts, in a copy of those that count.
+  ChunkBuffer whole_table_;
+  std::string copied_entries_;
+  const char* plain_entries_ = nullptr;
+  std::vector<SortKey> plain_keys_;
   std::vector<Sha1Digest> solid_hashes_;
   std::vector<BlobLocation> solid_blobs_;  // their `resource` counts from 0 in solid_resources_
   std::vector<ResourceLocation> solid_resources_;
@@ -166,37 +181,38 @@ absl::Status BlobTable::Loader::LoadPart(uint16_t part, OperationMonitor& monito
   const uint64_t most = std::min(kMaxEntries * kEntrySize, location->size_in_file * kMaxTableRatio);
   absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(source_, *location, most, monitor);
   if (!bytes.ok()) return bytes.status();
-  return AddEntries(bytes->span(), monitor);
+  absl::Status added = AddEntries(bytes->span(), monitor);
+  if (headers_.size() == 1) whole_table_ = *std::move(bytes);
+  plain_entries_ = headers_.size() == 1 ? whole_table_.data() : copied_entries_.data();
+  return added;
 }
 
 absl::Status BlobTable::Loader::AddEntries(absl::Span<const char> table, OperationMonitor& monitor) {
   const size_t count = table.size() / kEntrySize;
-  if (count > kMaxEntries - plain_hashes_.size() - solid_hashes_.size()) {
+  if (count > kMaxEntries - plain_keys_.size() - solid_hashes_.size()) {
     return BadTable(file(), absl::StrFormat("it has more than %d entries", kMaxEntries));
   }
-  if (headers_.size() == 1 && !header().solid_version) {
-    plain_hashes_.reserve(count);
-    plain_resources_.reserve(count);
-  }
+  if (headers_.size() == 1 && !header().solid_version) plain_keys_.reserve(count);
   bool in_run = false;
   for (size_t i = 0; i < count; ++i) {
     if (i % 4096 == 0) {
       if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
     }
-    Entry entry(table.data() + i * kEntrySize);
+    const char* at = table.data() + i * kEntrySize;
+    Entry entry(at);
     if (!header().solid_version) entry.resource.flags &= ~kResourceSolid;
     if (entry.is_solid() && !in_run) {
       if (absl::Status status = StartRun(table, i); !status.ok()) return status;
     }
     in_run = entry.is_solid();
     // Each part lists what lies in it. An entry for another part is a copy of that part's own.
-    if (entry.is_solid_resource() || entry.hash == Sha1Digest{} || entry.part != header().part) continue;
+    if (entry.is_solid_resource() || IsZero(entry.hash) || entry.part != header().part) continue;
     if (entry.is_metadata()) {
       if (absl::Status status = AddMetadata(entry); !status.ok()) return status;
     } else if (entry.is_solid()) {
       AddSolidBlob(entry);
     } else {
-      AddPlainBlob(entry);
+      AddPlainBlob(entry, at, i);
     }
   }
   return absl::OkStatus();
@@ -282,17 +298,25 @@ void BlobTable::Loader::AddSolidBlob(const Entry& entry) {
   solid_blobs_.push_back(blob);
 }
 
-void BlobTable::Loader::AddPlainBlob(const Entry& entry) {
+void BlobTable::Loader::AddPlainBlob(const Entry& entry, const char* at, size_t number) {
   if (entry.resource.size == 0) return;
-  absl::StatusOr<ResourceLocation> location = LocateResource(entry.resource, header(), source_, part_, "blob");
-  if (!location.ok()) {
-    // One bad entry must not make all the others unreachable.
-    location = ResourceLocation{};
-    location->part = 0;
-    location->size = entry.resource.size;
+  if (headers_.size() > 1) {
+    number = copied_entries_.size() / kEntrySize;
+    copied_entries_.append(at, kEntrySize);
   }
-  plain_hashes_.push_back(entry.hash);
-  plain_resources_.push_back(*location);
+  plain_keys_.push_back({FirstBits(entry.hash), static_cast<uint32_t>(number)});
+}
+
+ResourceLocation BlobTable::Loader::LocatePlain(const char* at) const {
+  const Entry entry(at);
+  absl::StatusOr<ResourceLocation> location =
+      LocateResource(entry.resource, headers_[entry.part - 1], source_, entry.part, "blob");
+  if (location.ok()) return *location;
+  // One bad entry must not make all the others unreachable.
+  ResourceLocation nowhere;
+  nowhere.part = 0;
+  nowhere.size = entry.resource.size;
+  return nowhere;
 }
 
 absl::Status BlobTable::Loader::AddMetadata(const Entry& entry) {
@@ -306,27 +330,35 @@ absl::Status BlobTable::Loader::AddMetadata(const Entry& entry) {
   return absl::OkStatus();
 }
 
-BlobTable BlobTable::Loader::Finish() {
-  BlobTable table;
-  std::vector<uint32_t> plain_order = SortedDistinct(plain_hashes_);
-  std::vector<uint32_t> solid_order = SortedDistinct(solid_hashes_);
+void BlobTable::Loader::Finish(BlobTable& table) {
+  std::vector<SortKey> solid_keys;
+  solid_keys.reserve(solid_hashes_.size());
+  for (uint32_t i = 0; i < solid_hashes_.size(); ++i) solid_keys.push_back({FirstBits(solid_hashes_[i]), i});
+  auto plain_hash = [this](uint32_t index) { return LoadHash(PlainEntry(index) + kHashOffset); };
+  auto solid_hash = [this](uint32_t index) { return solid_hashes_[index]; };
+  const std::vector<uint32_t> plain_order = SortedDistinct(plain_keys_, plain_hash);
+  const std::vector<uint32_t> solid_order = SortedDistinct(solid_keys, solid_hash);
   table.plain_count_ = static_cast<uint32_t>(plain_order.size());
-  table.has_solid_resources_ = !solid_resources_.empty();
 
   table.hashes_.reserve(plain_order.size() + solid_order.size());
-  for (uint32_t i : plain_order) table.hashes_.push_back(plain_hashes_[i]);
-  for (uint32_t i : solid_order) table.hashes_.push_back(solid_hashes_[i]);
   table.resources_.reserve(plain_order.size() + solid_resources_.size());
-  for (uint32_t i : plain_order) table.resources_.push_back(plain_resources_[i]);
+  for (uint32_t i : plain_order) {
+    table.hashes_.push_back(plain_hash(i));
+    table.resources_.push_back(LocatePlain(PlainEntry(i)));
+  }
+  for (uint32_t i : solid_order) table.hashes_.push_back(solid_hash(i));
   table.resources_.insert(table.resources_.end(), solid_resources_.begin(), solid_resources_.end());
   table.solid_blobs_ = Permuted(solid_blobs_, solid_order);
   for (BlobLocation& blob : table.solid_blobs_) blob.resource += table.plain_count_;
   table.OrderSolidBlobs();
-  table.metadata_ = std::move(metadata_);
   table.IndexHashes(0, plain_order.size(), table.plain_buckets_);
   table.IndexHashes(plain_order.size(), table.hashes_.size(), table.solid_buckets_);
-  return table;
 }
+
+BlobTable::BlobTable() = default;
+BlobTable::~BlobTable() = default;
+BlobTable::BlobTable(BlobTable&&) noexcept = default;
+BlobTable& BlobTable::operator=(BlobTable&&) noexcept = default;
 
 void BlobTable::OrderSolidBlobs() {
   solid_order_.resize(solid_blobs_.size());
@@ -351,13 +383,28 @@ void BlobTable::VisitSolidBlobs(uint32_t resource, uint64_t begin, uint64_t end,
   }
 }
 
+absl::StatusOr<BlobTable> BlobTable::Read(const WimSource& source, const std::vector<WimHeader>& headers,
+                                          OperationMonitor& monitor) {
+  BlobTable table;
+  table.loader_ = std::make_unique<Loader>(source, headers);
+  for (uint16_t part = 1; part <= headers.size(); ++part) {
+    if (absl::Status status = table.loader_->LoadPart(part, monitor); !status.ok()) return status;
+  }
+  table.has_solid_resources_ = table.loader_->has_solid_resources();
+  table.metadata_ = table.loader_->TakeMetadata();
+  return table;
+}
+
 absl::StatusOr<BlobTable> BlobTable::Load(const WimSource& source, const std::vector<WimHeader>& headers,
                                           OperationMonitor& monitor) {
-  Loader loader(source, headers);
-  for (uint16_t part = 1; part <= headers.size(); ++part) {
-    if (absl::Status status = loader.LoadPart(part, monitor); !status.ok()) return status;
-  }
-  return loader.Finish();
+  absl::StatusOr<BlobTable> table = Read(source, headers, monitor);
+  if (table.ok()) table->Index();
+  return table;
+}
+
+void BlobTable::Index() {
+  loader_->Finish(*this);
+  loader_.reset();
 }
 
 void BlobTable::IndexHashes(size_t first, size_t last, Buckets& buckets) const {
@@ -371,12 +418,27 @@ void BlobTable::IndexHashes(size_t first, size_t last, Buckets& buckets) const {
   while (bucket < buckets.starts.size()) buckets.starts[bucket++] = static_cast<uint32_t>(last);
 }
 
+const uint32_t* BlobTable::BucketOf(const Buckets& buckets, const Sha1Digest& hash) {
+  return buckets.starts.empty() ? nullptr : &buckets.starts[FirstBits(hash) >> buckets.shift];
+}
+
+void BlobTable::PrefetchBucket(const Sha1Digest& hash) const {
+  if (const uint32_t* bucket = BucketOf(plain_buckets_, hash)) __builtin_prefetch(bucket);
+}
+
+void BlobTable::PrefetchHashes(const Sha1Digest& hash) const {
+  const uint32_t* bucket = BucketOf(plain_buckets_, hash);
+  if (bucket == nullptr) return;
+  __builtin_prefetch(hashes_.data() + bucket[0]);
+  __builtin_prefetch(hashes_.data() + bucket[1]);
+}
+
 uint32_t BlobTable::FindIn(const Buckets& buckets, const Sha1Digest& hash) const {
-  if (buckets.starts.empty()) return kNoBlob;
-  const size_t bucket = FirstBits(hash) >> buckets.shift;
+  const uint32_t* bucket = BucketOf(buckets, hash);
+  if (bucket == nullptr) return kNoBlob;
   // A hostile table may put all its hashes into one bucket, so this is a binary search all the same.
-  auto begin = hashes_.begin() + buckets.starts[bucket];
-  auto end = hashes_.begin() + buckets.starts[bucket + 1];
+  auto begin = hashes_.begin() + bucket[0];
+  auto end = hashes_.begin() + bucket[1];
   auto found = std::lower_bound(begin, end, hash, [](const Sha1Digest& a, const Sha1Digest& b) {
     const uint64_t bits_a = FirstBits(a), bits_b = FirstBits(b);
     return bits_a != bits_b ? bits_a < bits_b : a < b;

@@ -7,9 +7,9 @@
 //   [ resource header 24 ][ u16 part ][ u32 reference count ][ SHA-1 20 ]
 //
 // Entries flagged as metadata are the images, in order; one with a reference count of 0 is none (found in boot images
-// of old Windows kits), nor is one of no bytes. A run of entries flagged as solid describes solid resources (those whose
-// size is 2^32: a magic number) and the blobs in them: a blob's offset counts through the resources of its run, laid
-// end to end.
+// of old Windows kits), nor is one of no bytes. A run of entries flagged as solid describes solid resources (those
+// whose size is 2^32: a magic number) and the blobs in them: a blob's offset counts through the resources of its run,
+// laid end to end.
 //
 // In memory, blobs are sorted by SHA-1, those of plain resources first, so that the order is the index:
 //
@@ -20,13 +20,14 @@
 // A hash is found through buckets_: hashes are evenly spread, so their first bits tell where to look, to within a few.
 // All this costs 53 bytes for a plain blob and 49 for one in a solid resource; a table of Windows has 100,000 of them.
 //
-// Thread safety: immutable once loaded.
+// Thread safety: immutable once indexed.
 
 #ifndef LIBMOUNT_WIM_BLOB_TABLE_H_
 #define LIBMOUNT_WIM_BLOB_TABLE_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -51,14 +52,28 @@ class BlobTable {
     Sha1Digest hash = {};
   };
 
-  BlobTable() = default;
+  BlobTable();
+  ~BlobTable();
+  BlobTable(BlobTable&&) noexcept;
+  BlobTable& operator=(BlobTable&&) noexcept;
 
   // Reads the tables of all parts; `headers[i]` is that of part i + 1. kBadImageFormat, kImageChanged, kCancelled.
+  // `source` and `headers` must stay until Index has returned. Until then only metadata() and has_solid_resources()
+  // may be asked: a mount needs these at once, and the rest when the metadata has been decoded.
+  static absl::StatusOr<BlobTable> Read(const WimSource& source, const std::vector<WimHeader>& headers,
+                                        OperationMonitor& monitor);
+  // Once, after Read. Checks and sorts the entries; cannot fail.
+  void Index();
+  // Both, for whoever has nothing to do meanwhile.
   static absl::StatusOr<BlobTable> Load(const WimSource& source, const std::vector<WimHeader>& headers,
                                         OperationMonitor& monitor);
 
   // The index of the blob with that SHA-1, or kNoBlob.
   uint32_t Find(const Sha1Digest& hash) const;
+  // Two hints that Find will be called: by far the most of its time is waiting for memory. The second some time after
+  // the first.
+  void PrefetchBucket(const Sha1Digest& hash) const;
+  void PrefetchHashes(const Sha1Digest& hash) const;
 
   uint32_t size() const { return static_cast<uint32_t>(hashes_.size()); }
   // REQUIRES: index < size(), for this and the next two.
@@ -88,6 +103,8 @@ class BlobTable {
     std::vector<uint32_t> starts;
   };
 
+  // The place of its first hash in hashes_, or null where there are no buckets.
+  static const uint32_t* BucketOf(const Buckets& buckets, const Sha1Digest& hash);
   void OrderSolidBlobs();
   void IndexHashes(size_t first, size_t last, Buckets& buckets) const;
   uint32_t FindIn(const Buckets& buckets, const Sha1Digest& hash) const;
@@ -101,6 +118,7 @@ class BlobTable {
   std::vector<BlobLocation> solid_blobs_;
   std::vector<uint32_t> solid_order_;  // solid_blobs_ by resource and offset
   std::vector<Metadata> metadata_;
+  std::unique_ptr<Loader> loader_;  // between Read and Index
 };
 
 }  // namespace libmount

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,9 @@ class BlobVerifier::Impl {
   ~Impl();
 
   absl::Status Read(uint32_t blob, uint64_t offset, absl::Span<char> out);
+  absl::Status ReadAhead(uint32_t blob, uint64_t offset, absl::Span<char> out, std::shared_ptr<const void> owner,
+                         const OnDecoded& on_decoded);
+  absl::Status Verdict(uint32_t blob, bool wait);
   void Trim();
   Stats GetStats() const;
   void WaitForBackground();
@@ -60,13 +64,22 @@ class BlobVerifier::Impl {
     Coverage coverage ABSL_GUARDED_BY(mutex);
     std::unique_ptr<BlobHash> hash ABSL_GUARDED_BY(mutex);  // null: given up
     int readers ABSL_GUARDED_BY(mutex) = 0;
-    bool done ABSL_GUARDED_BY(mutex) = false;  // hashed, or handed to the background
+    // A thread updates the hash, without the lock: nobody else may touch it but to hold pieces for that thread.
+    bool hashing ABSL_GUARDED_BY(mutex) = false;
+    bool done ABSL_GUARDED_BY(mutex) = false;     // hashed, or handed to the background
+    bool settled ABSL_GUARDED_BY(mutex) = false;  // the state tells the verdict, or it is the background's to find
+    absl::CondVar settling;                       // hashing or settled changed
   };
   using ProgressPointer = std::shared_ptr<Progress>;
 
   ProgressPointer Enter(uint32_t blob, uint64_t size);
-  absl::Status Leave(uint32_t blob, const BlobFacts& facts, Progress& progress, uint64_t offset,
-                     absl::Span<const char> data);
+  absl::Status Leave(uint32_t blob, const BlobFacts& facts, Progress& progress, BlobHash::Piece piece,
+                     const OnDecoded& on_decoded);
+  bool Hash(Progress& progress, const BlobHash::Piece& piece, uint64_t size);
+  static bool TakeDone(Progress& progress, uint64_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(progress.mutex);
+  absl::Status Judge(uint32_t blob, const BlobFacts& facts, Progress& progress);
+  absl::Status AwaitVerdict(uint32_t blob, Progress& progress);
+  static void Settle(Progress& progress);
   void Forget(uint32_t blob);
   absl::Status Conclude(uint32_t blob, const Sha1Digest& expected, const Sha1Digest& actual);
   void MarkDamaged(uint32_t blob, std::string_view what);
@@ -119,8 +132,50 @@ absl::Status BlobVerifier::Impl::Read(uint32_t blob, uint64_t offset, absl::Span
   }
   ProgressPointer progress = Enter(blob, facts.location.size);
   absl::Status status = ReadBytes(blob, facts.location, offset, out);
-  absl::Status verdict = Leave(blob, facts, *progress, offset, status.ok() ? out : absl::Span<char>());
-  return status.ok() ? verdict : status;
+  absl::Status left = Leave(blob, facts, *progress, {offset, status.ok() ? out : absl::Span<char>(), nullptr}, nullptr);
+  if (!status.ok()) return status;
+  return left.ok() ? AwaitVerdict(blob, *progress) : left;
+}
+
+absl::Status BlobVerifier::Impl::ReadAhead(uint32_t blob, uint64_t offset, absl::Span<char> out,
+                                           std::shared_ptr<const void> owner, const OnDecoded& on_decoded) {
+  uint8_t state = states_[blob].load(std::memory_order_acquire);
+  if (state == kDamaged) return DamagedError(blob);
+  BlobFacts facts = facts_of_(blob);
+  if (state == kVerified || !IsKnown(facts.sha1)) {
+    absl::Status status = ReadBytes(blob, facts.location, offset, out);
+    if (status.ok()) on_decoded();
+    return status;
+  }
+  ProgressPointer progress = Enter(blob, facts.location.size);
+  absl::Status status = ReadBytes(blob, facts.location, offset, out);
+  if (!status.ok()) {
+    (void)Leave(blob, facts, *progress, {}, nullptr);
+    return status;
+  }
+  return Leave(blob, facts, *progress, {offset, out, std::move(owner)}, on_decoded);
+}
+
+absl::Status BlobVerifier::Impl::Verdict(uint32_t blob, bool wait) {
+  ProgressPointer progress;
+  if (wait && states_[blob].load(std::memory_order_acquire) == kUnknown) {
+    absl::MutexLock lock(&mutex_);
+    auto found = progress_.find(blob);
+    if (found != progress_.end()) progress = found->second;
+  }
+  if (progress != nullptr) return AwaitVerdict(blob, *progress);
+  return states_[blob].load(std::memory_order_acquire) == kDamaged ? DamagedError(blob) : absl::OkStatus();
+}
+
+// Where all of the blob is decoded and somebody is about to have the verdict.
+absl::Status BlobVerifier::Impl::AwaitVerdict(uint32_t blob, Progress& progress) {
+  {
+    absl::MutexLock lock(&progress.mutex);
+    while (progress.coverage.complete() && (progress.hashing || progress.done) && !progress.settled) {
+      progress.settling.Wait(&progress.mutex);
+    }
+  }
+  return states_[blob].load(std::memory_order_acquire) == kDamaged ? DamagedError(blob) : absl::OkStatus();
 }
 
 absl::Status BlobVerifier::Impl::ReadBytes(uint32_t blob, const BlobLocation& location, uint64_t offset,
@@ -150,56 +205,114 @@ BlobVerifier::Impl::ProgressPointer BlobVerifier::Impl::Enter(uint32_t blob, uin
   }
   if (oldest != nullptr) {
     absl::MutexLock lock(&oldest->mutex);
-    if (oldest->hash != nullptr) held_bytes_ -= oldest->hash->held_bytes();
-    oldest->hash = nullptr;
+    if (!oldest->hashing) {
+      if (oldest->hash != nullptr) held_bytes_ -= oldest->hash->held_bytes();
+      oldest->hash = nullptr;
+    }
   }
   absl::MutexLock lock(&progress->mutex);
   ++progress->readers;
   return progress;
 }
 
-absl::Status BlobVerifier::Impl::Leave(uint32_t blob, const BlobFacts& facts, Progress& progress, uint64_t offset,
-                                       absl::Span<const char> data) {
-  std::unique_ptr<BlobHash> hash;
+// `piece`: what was decoded; empty: nothing was.
+absl::Status BlobVerifier::Impl::Leave(uint32_t blob, const BlobFacts& facts, Progress& progress, BlobHash::Piece piece,
+                                       const OnDecoded& on_decoded) {
+  bool hash_now = false;
   {
     absl::MutexLock lock(&progress.mutex);
     --progress.readers;
-    if (progress.done) return absl::OkStatus();
-    if (!data.empty()) {
-      progress.coverage.Mark(offset, data.size());
+    if (!progress.done && !piece.data.empty()) {
+      progress.coverage.Mark(piece.offset, piece.data.size());
       if (progress.hash != nullptr) {
-        size_t held_before = progress.hash->held_bytes();
-        bool may_hold = held_bytes_.load(std::memory_order_relaxed) + data.size() <= kMaxHeldBytes;
-        progress.hash->Feed(offset, data, may_hold);
-        held_bytes_ += progress.hash->held_bytes() - held_before;
+        hash_now = !progress.hashing && piece.offset <= progress.hash->next();
+        if (hash_now) {
+          progress.hashing = true;
+        } else {
+          size_t held_before = progress.hash->held_bytes();
+          bool may_hold = held_bytes_.load(std::memory_order_relaxed) + piece.data.size() <= kMaxHeldBytes;
+          progress.hash->Hold(piece, may_hold);
+          held_bytes_ += progress.hash->held_bytes() - held_before;
+        }
       }
     }
-    bool hashed = progress.hash != nullptr && progress.hash->next() == facts.location.size;
-    // Others that are still reading may bring what is missing.
-    if (!hashed && (progress.readers > 0 || !progress.coverage.complete())) return absl::OkStatus();
-    progress.done = true;
+  }
+  if (on_decoded) on_decoded();
+  bool complete;
+  if (hash_now) {
+    complete = Hash(progress, piece, facts.location.size);
+  } else {
+    absl::MutexLock lock(&progress.mutex);
+    complete = TakeDone(progress, facts.location.size);
+  }
+  return complete ? Judge(blob, facts, progress) : absl::OkStatus();
+}
+
+// REQUIRES: the caller has set progress.hashing. Returns what TakeDone does.
+bool BlobVerifier::Impl::Hash(Progress& progress, const BlobHash::Piece& piece, uint64_t size) {
+  BlobHash* hash;
+  {
+    absl::MutexLock lock(&progress.mutex);
+    hash = progress.hash.get();
+  }
+  std::optional<BlobHash::Piece> next = piece;
+  for (;;) {
+    hash->Update(*next);
+    absl::MutexLock lock(&progress.mutex);
+    size_t held_before = hash->held_bytes();
+    next = hash->TakeHeld();
+    held_bytes_ -= held_before - hash->held_bytes();
+    if (next.has_value()) continue;
+    // At once, so that nobody who awaits the verdict finds neither of the two.
+    progress.hashing = false;
+    bool complete = TakeDone(progress, size);
+    progress.settling.SignalAll();
+    return complete;
+  }
+}
+
+// Whether nothing of the blob is missing any more, and nobody else was told so: the caller has to judge it.
+bool BlobVerifier::Impl::TakeDone(Progress& progress, uint64_t size) {
+  if (progress.done || progress.hashing) return false;
+  bool hashed = progress.hash != nullptr && progress.hash->next() == size;
+  // Others that are still reading may bring what is missing.
+  if (!hashed && (progress.readers > 0 || !progress.coverage.complete())) return false;
+  progress.done = true;
+  return true;
+}
+
+// Damaged gives an error.
+absl::Status BlobVerifier::Impl::Judge(uint32_t blob, const BlobFacts& facts, Progress& progress) {
+  std::unique_ptr<BlobHash> hash;
+  {
+    absl::MutexLock lock(&progress.mutex);
     hash = std::move(progress.hash);
   }
   if (hash == nullptr) hash = std::make_unique<BlobHash>();
   held_bytes_ -= hash->held_bytes();
   hash->DropHeld();
+  absl::Status verdict;
   uint64_t rest = facts.location.size - hash->next();
   if (rest > kMaxInlineRest) {
     Enqueue(blob, std::move(hash));
+    Settle(progress);
     return absl::OkStatus();
   }
   if (rest > 0) {
     ChunkBuffer buffer(rest);
-    if (buffer.size() != rest) return MakeError(Reason::kOutOfResources, "no memory to check a blob");
-    absl::Status status = HashRest(blob, facts, *hash, buffer.span());
-    if (!status.ok()) {
-      Forget(blob);
-      return status;
-    }
+    verdict = buffer.size() == rest ? HashRest(blob, facts, *hash, buffer.span())
+                                    : MakeError(Reason::kOutOfResources, "no memory to check a blob");
   }
-  absl::Status verdict = Conclude(blob, facts.sha1, hash->Finish());
+  if (verdict.ok()) verdict = Conclude(blob, facts.sha1, hash->Finish());
+  Settle(progress);
   Forget(blob);
   return verdict;
+}
+
+void BlobVerifier::Impl::Settle(Progress& progress) {
+  absl::MutexLock lock(&progress.mutex);
+  progress.settled = true;
+  progress.settling.SignalAll();
 }
 
 void BlobVerifier::Impl::Forget(uint32_t blob) {
@@ -232,7 +345,7 @@ absl::Status BlobVerifier::Impl::HashRest(uint32_t blob, const BlobFacts& facts,
     absl::Status status = ReadBytes(blob, facts.location, hash.next(), piece);
     if (!status.ok()) return status;
     read_again_ += piece.size();
-    hash.Feed(hash.next(), piece, /*may_hold=*/false);
+    hash.Update({hash.next(), piece, nullptr});
   }
   return absl::OkStatus();
 }
@@ -294,6 +407,7 @@ void BlobVerifier::Impl::Trim() {
     ProgressPointer progress = weak.lock();
     if (progress == nullptr) continue;
     absl::MutexLock lock(&progress->mutex);
+    if (progress->hashing) continue;
     if (progress->hash != nullptr) held_bytes_ -= progress->hash->held_bytes();
     progress->hash = nullptr;
   }
@@ -315,6 +429,13 @@ BlobVerifier::~BlobVerifier() = default;
 absl::Status BlobVerifier::Read(uint32_t blob, uint64_t offset, absl::Span<char> out) {
   return impl_->Read(blob, offset, out);
 }
+
+absl::Status BlobVerifier::ReadAhead(uint32_t blob, uint64_t offset, absl::Span<char> out,
+                                     std::shared_ptr<const void> owner, const OnDecoded& on_decoded) {
+  return impl_->ReadAhead(blob, offset, out, std::move(owner), on_decoded);
+}
+
+absl::Status BlobVerifier::Verdict(uint32_t blob, bool wait) { return impl_->Verdict(blob, wait); }
 
 void BlobVerifier::Trim() { impl_->Trim(); }
 

@@ -3,7 +3,8 @@
 // BlobVerifier: reads blobs, and checks each against its SHA-1 once all of it has been decoded.
 //
 //   whole in one read          hashed before the data is handed out
-//   in order, piece by piece   hashed along the way (kMaxStreams blobs at once); what overtakes is held for a moment
+//   in order, piece by piece   hashed along the way (kMaxStreams blobs at once), without a lock; what overtakes, or
+//                              comes while an earlier piece is hashed, is held for a moment
 //   in any other order         a bit for each unit of the blob tells when nothing is missing; then it is read and
 //                              hashed once more, in the background
 //
@@ -51,6 +52,16 @@ class BlobVerifier {
   // Fills `out` with the blob's bytes from `offset`.
   // REQUIRES: the range lies within the blob. kBadImageFormat: the blob is damaged; kImageChanged; others: disk.
   absl::Status Read(uint32_t blob, uint64_t offset, absl::Span<char> out);
+
+  // For who decodes ahead: `owner` keeps `out` alive. `on_decoded` is called once `out` is filled (not on failure),
+  // before it is hashed.
+  using OnDecoded = std::function<void()>;
+  absl::Status ReadAhead(uint32_t blob, uint64_t offset, absl::Span<char> out, std::shared_ptr<const void> owner,
+                         const OnDecoded& on_decoded);
+
+  // To be asked before bytes from ReadAhead are handed out: fails where the blob is known to be damaged. `wait`: the
+  // reader has all of the blob now; where all was decoded, its hash is waited for.
+  absl::Status Verdict(uint32_t blob, bool wait);
 
   // Gives back what only a reader in the middle of something needs: for a worker that goes idle.
   void Trim();

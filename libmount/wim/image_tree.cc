@@ -34,12 +34,20 @@ constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit 
 // Entries that are looked at for what a reader may want next: many of them may be large, or lie in other chunks.
 constexpr uint32_t kMaxSiblings = 1024;
 
+// Compressed bytes of a file that the disk is told of at once.
+constexpr uint64_t kMaxPrefetch = uint64_t{4} << 20;
+
 // A budget that says that nobody reads just now.
 constexpr size_t kIdleBudget = size_t{1} << 20;
 
+// The part of a cache budget that is for decoding ahead. Solid resources are not, and need all of theirs.
+size_t AheadBudget(const WimContents& wim, size_t budget) {
+  return wim.blobs.has_solid_resources() ? 0 : BlobAhead::ShareOf(budget);
+}
+
 ResourceReader::Options ReaderOptions(const WimContents& wim, const WimTreeOptions& options) {
   ResourceReader::Options result;
-  result.cache_budget = options.cache_budget;
+  result.cache_budget = options.cache_budget - AheadBudget(wim, options.cache_budget);
   result.decoder_threads = options.decoder_threads;
   if (wim.blobs.has_solid_resources()) {
     result.visit_blobs = [&wim](uint32_t resource, uint64_t begin, uint64_t end, ResourceReader::BlobVisitor visitor) {
@@ -65,11 +73,8 @@ ImageTree::ImageTree(std::shared_ptr<const WimContents> wim, ImageMetadata image
           [this](uint32_t blob) {
             return BlobFacts{wim_->blobs.location(blob), wim_->blobs.hash(blob)};
           },
-          [this](uint32_t blob, std::string_view what) { ReportDamage(blob, what); }) {
-  for (const MetadataInode& inode : image_.inodes) {
-    if (!image_.IsDirectory(inode)) total_size_ += BlobSize(inode.content);
-  }
-}
+          [this](uint32_t blob, std::string_view what) { ReportDamage(blob, what); }),
+      ahead_(&verifier_, AheadOptions()) {}
 
 std::optional<ImageTree::Node> ImageTree::FindNode(NodeId id) const {
   const uint64_t index = (id & ((uint64_t{1} << kStreamShift) - 1)) - 1;
@@ -239,21 +244,30 @@ ErrnoOr<size_t> ImageTree::Read(NodeId id, uint64_t offset, absl::Span<char> out
   const bool listed = blob < wim_->blobs.size();
   if (listed && offset >= size) return size_t{0};
   if (listed) out = out.first(std::min<uint64_t>(out.size(), size - offset));
-  if (int error = ReadBlob(blob, offset, out)) return Errno(error);
+  if (int error = ReadFile(id, blob, offset, out)) return Errno(error);
   return out.size();
 }
 
-int ImageTree::ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const {
-  if (blob >= wim_->blobs.size() || !wim_->blobs.readable(blob)) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!unreadable_reported_.insert(blob).second) return EIO;
-    }
-    ReportDamage(blob, blob >= wim_->blobs.size() ? "the image file does not hold its data"
-                                                  : "the place that the blob table gives is not in the image file");
-    return EIO;
+bool ImageTree::IsTriable(uint32_t blob) const {
+  if (blob < wim_->blobs.size() && wim_->blobs.readable(blob)) return true;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!unreadable_reported_.insert(blob).second) return false;
   }
-  absl::Status status = verifier_.Read(blob, offset, out);
+  ReportDamage(blob, blob >= wim_->blobs.size() ? "the image file does not hold its data"
+                                                : "the place that the blob table gives is not in the image file");
+  return false;
+}
+
+int ImageTree::ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const {
+  return IsTriable(blob) ? ErrnoOf(verifier_.Read(blob, offset, out)) : EIO;
+}
+
+int ImageTree::ReadFile(NodeId file, uint32_t blob, uint64_t offset, absl::Span<char> out) const {
+  return IsTriable(blob) ? ErrnoOf(ahead_.Read({file, blob}, offset, out)) : EIO;
+}
+
+int ImageTree::ErrnoOf(const absl::Status& status) const {
   if (status.ok()) return 0;
   if (ReasonOf(status) == Reason::kImageChanged && options_.observer != nullptr &&
       !change_reported_.exchange(true, std::memory_order_relaxed)) {
@@ -309,19 +323,73 @@ void ImageTree::VisitReadAheadCandidates(NodeId id, uint64_t max_size, Candidate
   }
 }
 
+uint64_t ImageTree::TotalSize() const {
+  absl::MutexLock lock(&mutex_);
+  if (!total_size_.has_value()) {
+    total_size_ = 0;
+    for (const MetadataInode& inode : image_.inodes) {
+      if (!image_.IsDirectory(inode)) *total_size_ += BlobSize(inode.content);
+    }
+  }
+  return *total_size_;
+}
+
 struct statvfs ImageTree::FileSystemStats() const {
   struct statvfs stats = {};
   stats.f_bsize = kBlockSize;
   stats.f_frsize = kBlockSize;
-  stats.f_blocks = RoundUp(total_size_, kBlockSize) / kBlockSize;
+  stats.f_blocks = RoundUp(TotalSize(), kBlockSize) / kBlockSize;
   stats.f_files = image_.inodes.size();
   stats.f_flag = ST_RDONLY | ST_NOSUID;
   stats.f_namemax = MaxWtf8Size(kMaxNameUnits);
   return stats;
 }
 
+BlobAhead::Options ImageTree::AheadOptions() {
+  BlobAhead::Options options;
+  options.cache_budget = wim_->blobs.has_solid_resources() ? 0 : options_.cache_budget;
+  options.threads = options_.decoder_threads;
+  options.shape_of = [this](uint32_t blob) { return ShapeOf(blob); };
+  options.next_file = [this](uint64_t file) { return NextFile(file); };
+  options.prefetch = [this](uint32_t blob) {
+    const ResourceLocation& resource = wim_->blobs.resources()[wim_->blobs.location(blob).resource];
+    wim_->source.WillNeed(resource.part, resource.offset, std::min(resource.size_in_file, kMaxPrefetch));
+  };
+  return options;
+}
+
+BlobAhead::Shape ImageTree::ShapeOf(uint32_t blob) const {
+  const BlobLocation location = wim_->blobs.location(blob);
+  const ResourceLocation& resource = wim_->blobs.resources()[location.resource];
+  const bool whole_chunks = resource.compression != Compression::kNone && !resource.solid;
+  return {location.size, whole_chunks ? resource.chunk_size : 0};
+}
+
+std::optional<BlobAhead::File> ImageTree::NextFile(NodeId id) const {
+  auto suffix = [](std::string_view name) {
+    const size_t dot = name.rfind('.');
+    return dot == name.npos ? std::string_view() : name.substr(dot);
+  };
+  std::optional<Node> node = FindNode(id);
+  if (!node || node->stream != nullptr) return std::nullopt;
+  const uint32_t first = node->inode->first_entry;
+  const std::string_view wanted = suffix(image_.Name(image_.entries[first]));
+  const MetadataDirectory& directory = image_.directories[image_.entries[first].directory];
+  const uint32_t end = std::min(directory.first_entry + directory.entry_count, first + 1 + kMaxSiblings);
+  for (uint32_t i = first + 1; i < end; ++i) {
+    const MetadataInode& sibling = image_.inodes[image_.entries[i].inode];
+    if (image_.IsDirectory(sibling) || image_.IsLink(sibling) || sibling.content >= wim_->blobs.size()) continue;
+    if (BlobSize(sibling.content) <= BlobAhead::kMinFile || !wim_->blobs.readable(sibling.content)) continue;
+    if (!EqualFolded(suffix(image_.Name(image_.entries[i])), wanted)) continue;
+    return BlobAhead::File{IdOf(image_.entries[i].inode), sibling.content};
+  }
+  return std::nullopt;
+}
+
 void ImageTree::SetCacheBudget(size_t bytes) {
-  reader_.SetCacheBudget(bytes);
+  const size_t ahead = AheadBudget(*wim_, bytes);
+  ahead_.SetCacheBudget(ahead == 0 ? 0 : bytes);
+  reader_.SetCacheBudget(bytes - ahead);
   if (bytes > kIdleBudget) return;
   verifier_.Trim();
   blob_store_.Trim();
@@ -330,7 +398,7 @@ void ImageTree::SetCacheBudget(size_t bytes) {
 WimTree::Stats ImageTree::GetStats() const {
   const ResourceReader::Stats reader = reader_.GetStats();
   Stats stats;
-  stats.cache_bytes = reader.cache_bytes;
+  stats.cache_bytes = reader.cache_bytes + ahead_.GetStats().bytes;
   stats.chunks_decoded = reader.chunks_decoded;
   stats.bytes_decoded = reader.bytes_decoded;
   stats.cache_hits = reader.cache_hits;

@@ -23,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "libmount/tree/reparse.h"
 #include "libmount/tree/windows.h"
+#include "libmount/wim/blob_ahead.h"
 #include "libmount/wim/blob_table.h"
 #include "libmount/wim/blob_verifier.h"
 #include "libmount/wim/image_base.h"
@@ -85,6 +86,8 @@ class ImageTree final : public WimTree {
   uint32_t ModeOf(const MetadataInode& inode) const;
   uint32_t BlobOf(const Node& node) const;
   uint64_t BlobSize(uint32_t blob) const;
+  // Of all files. Added up when first asked for: it reads all over the blob table, and a mount does not wait for it.
+  uint64_t TotalSize() const;
 
   struct FoundEntry {
     uint32_t entry = kNone;
@@ -95,6 +98,14 @@ class ImageTree final : public WimTree {
 
   // Reads a range that lies within the blob. 0, EIO or ENOMEM.
   int ReadBlob(uint32_t blob, uint64_t offset, absl::Span<char> out) const;
+  // The same of a file's content, for which the way it is read is followed.
+  int ReadFile(NodeId file, uint32_t blob, uint64_t offset, absl::Span<char> out) const;
+  bool IsTriable(uint32_t blob) const;
+  int ErrnoOf(const absl::Status& status) const;
+  BlobAhead::Options AheadOptions();
+  BlobAhead::Shape ShapeOf(uint32_t blob) const;
+  // The next large file of its directory with the same suffix: who reads whole files often reads all of a kind.
+  std::optional<BlobAhead::File> NextFile(NodeId file) const;
   void ReportDamage(uint32_t blob, std::string_view what) const;
   // A file that has this blob as its data, a stream or reparse data.
   std::string PathOfBlob(uint32_t blob) const;
@@ -114,19 +125,21 @@ class ImageTree final : public WimTree {
   const std::shared_ptr<const WimContents> wim_;
   const ImageMetadata image_;
   const WimTreeOptions options_;
-  uint64_t total_size_ = 0;  // of all files
 
   // Lengths of link targets found so far, by index of the extra; 0: not known. stat asks for each link's.
   mutable std::vector<std::atomic<uint16_t>> link_sizes_;
   mutable std::atomic<bool> change_reported_ = false;
   mutable absl::Mutex mutex_;
   // Blobs that cannot even be tried, and have been reported.
+  mutable std::optional<uint64_t> total_size_ ABSL_GUARDED_BY(mutex_);  // see TotalSize
   mutable absl::flat_hash_set<uint32_t> unreadable_reported_ ABSL_GUARDED_BY(mutex_);
 
   const ImageBase base_;
   WimBlobStore blob_store_;
   mutable ResourceReader reader_;
-  mutable BlobVerifier verifier_;  // last: its background check calls back into the rest until it is destroyed
+  // Last: their threads call back into the rest until they are destroyed.
+  mutable BlobVerifier verifier_;
+  mutable BlobAhead ahead_;
 };
 
 }  // namespace libmount

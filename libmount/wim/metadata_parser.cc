@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // ParseMetadata. Two passes over each directory's list: the first takes the names and drops what cannot be shown, the
-// second makes an inode of each entry that remains. Then names of one hard-link group are given one inode.
+// second makes an inode of each entry that remains. Then the blobs are looked up, and names of one hard-link group are
+// given one inode.
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
 #include "libmount/base/little_endian.h"
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
 #include "libmount/base/utf16.h"
+#include "libmount/wim/blob_resolver.h"
+#include "libmount/wim/hard_links.h"
 #include "libmount/wim/image_metadata.h"
 
 namespace libmount {
@@ -82,12 +84,6 @@ class Parser {
     uint64_t offset;
     uint32_t depth;
   };
-  struct HardLink {
-    uint64_t group;
-    uint32_t blob;
-    uint32_t inode;
-    auto operator<=>(const HardLink&) const = default;
-  };
 
   absl::Status ParseSecurity(uint64_t& root_offset);
   absl::Status ParseRoot(uint64_t offset);
@@ -108,9 +104,9 @@ class Parser {
   bool HasChildren(const Dentry& dentry) const;
   absl::Status Consume(uint64_t bytes);
 
-  uint32_t FindBlob(const Sha1Digest& hash);
+  // What stands for a blob until ResolveBlobs: where its hash lies.
+  uint32_t HashPlace(const char* hash) const { return static_cast<uint32_t>(hash - resource_.data()); }
   TextRange AddText(std::string_view bytes);
-  void LinkHardLinks();
   void IndexShortNames();
   void Warn(uint32_t directory, std::string_view what);
   absl::Status Bad(std::string_view what, uint64_t offset) const;
@@ -125,7 +121,6 @@ class Parser {
   std::vector<Pending> found_;            // subdirectories of the directory at hand
   std::vector<uint64_t> dentry_offsets_;  // of the entries of the directory at hand
   std::vector<HardLink> hard_links_;
-  absl::flat_hash_map<Sha1Digest, uint32_t> missing_blobs_;
   uint64_t consumed_ = 0;  // bytes of dentries and stream entries read
   size_t dentries_ = 0;
   int warnings_ = 0;
@@ -147,18 +142,14 @@ absl::StatusOr<ImageMetadata> Parser::Parse() {
     pending_.pop_back();
     if (absl::Status status = ParseDirectory(next); !status.ok()) return status;
   }
-  LinkHardLinks();
+  ResolveBlobs(resource_, blobs_, image_);
+  for (HardLink& link : hard_links_) link.blob = image_.inodes[link.inode].content;
+  LinkHardLinks(std::move(hard_links_), image_);
   IndexShortNames();
   if (warnings_ > kMaxWarnings) {
     Log(Severity::kWarning, absl::StrFormat("%s: %d more entries are left out", file_, warnings_ - kMaxWarnings));
   }
-  image_.entries.shrink_to_fit();
-  image_.sorted.shrink_to_fit();
-  image_.inodes.shrink_to_fit();
-  image_.directories.shrink_to_fit();
-  image_.extras.shrink_to_fit();
-  image_.streams.shrink_to_fit();
-  image_.text.shrink_to_fit();
+  // Not shrunk to fit: what was reserved and not used has no memory, and a copy would take as much again for a while.
   return std::move(image_);
 }
 
@@ -266,6 +257,18 @@ absl::Status Parser::ReadNames(const Pending& pending) {
 
 void Parser::SortAndDropDuplicates(uint32_t first) {
   const uint32_t end = static_cast<uint32_t>(image_.entries.size());
+  // In order already, as most writers leave them: each name behind the one before, so that none is there twice.
+  auto not_behind = [this](const MetadataEntry& a, const MetadataEntry& b) {
+    return CompareFolded(image_.Name(a), image_.Name(b)) >= 0;
+  };
+  const auto entries = image_.entries.begin() + first;
+  const bool in_order = std::adjacent_find(entries, image_.entries.end(), not_behind) == image_.entries.end();
+  std::vector<uint32_t>& sorted = image_.sorted;
+  sorted.resize(end);
+  auto begin = sorted.begin() + first;
+  std::iota(begin, sorted.end(), first);
+  if (in_order) return;
+
   auto compare = [this](uint32_t a, uint32_t b) {
     std::string_view name_a = image_.Name(image_.entries[a]);
     std::string_view name_b = image_.Name(image_.entries[b]);
@@ -276,11 +279,7 @@ void Parser::SortAndDropDuplicates(uint32_t first) {
   auto same_name = [this](uint32_t a, uint32_t b) {
     return image_.Name(image_.entries[a]) == image_.Name(image_.entries[b]);
   };
-  std::vector<uint32_t>& sorted = image_.sorted;
-  sorted.resize(end);
-  auto begin = sorted.begin() + first;
-  std::iota(begin, sorted.end(), first);
-  if (!std::is_sorted(begin, sorted.end(), compare)) std::sort(begin, sorted.end(), compare);
+  std::sort(begin, sorted.end(), compare);
   if (std::adjacent_find(begin, sorted.end(), same_name) == sorted.end()) return;
 
   std::vector<bool> dropped(end - first);
@@ -354,7 +353,7 @@ absl::Status Parser::AddInode(uint32_t entry, uint64_t offset, uint32_t depth) {
     if (dentry->subdirectory() != 0) found_.push_back({directory, dentry->subdirectory(), depth + 1});
     if (entry != 0) ++image_.inodes[image_.directories[image_.entries[entry].directory].inode].link_count;
   } else if (!reparse && LoadLe64(at + kHardLinkGroupAt) != 0 && !(inode.attributes & kAttributeDirectory)) {
-    hard_links_.push_back({LoadLe64(at + kHardLinkGroupAt), inode.content, index});
+    hard_links_.push_back({LoadLe64(at + kHardLinkGroupAt), kNoBlob, index});  // the blob is not known yet
   }
   if (!image_.IsDirectory(inode) && HasChildren(*dentry)) ++image_.dropped_entries;
   image_.inodes.push_back(inode);
@@ -409,34 +408,33 @@ void Parser::ReadStreams(const Dentry& dentry, MetadataInode& inode, MetadataExt
   const bool encrypted = inode.attributes & kAttributeEncrypted;
   bool reparse_wanted = (inode.attributes & kAttributeReparsePoint) && !encrypted;
   bool data_wanted = true;
-  auto add_unnamed = [&](const Sha1Digest& hash) {
+  auto add_unnamed = [&](uint32_t blob) {
     if (reparse_wanted) {
       reparse_wanted = false;
-      extra.reparse_blob = FindBlob(hash);
+      extra.reparse_blob = blob;
     } else if (data_wanted) {
       data_wanted = false;
-      inode.content = FindBlob(hash);
-    } else if (hash != Sha1Digest{}) {
+      inode.content = blob;
+    } else if (blob != kNoBlob) {
       ++image_.dropped_entries;
     }
   };
-  const Sha1Digest default_hash = LoadHash(dentry.at + kHashAt);
-  if (default_hash != Sha1Digest{}) add_unnamed(default_hash);
+  if (const char* hash = dentry.at + kHashAt; !IsZero(LoadHash(hash))) add_unnamed(HashPlace(hash));
 
   extra.first_stream = static_cast<uint32_t>(image_.streams.size());
   uint64_t offset = dentry.offset + dentry.size;
   for (uint16_t left = dentry.stream_count(); left > 0; --left) {
     const char* at = resource_.data() + offset;
-    const Sha1Digest hash = LoadHash(at + kStreamHashAt);
+    const uint32_t blob = IsZero(LoadHash(at + kStreamHashAt)) ? kNoBlob : HashPlace(at + kStreamHashAt);
     const size_t name_size = LoadLe16(at + kStreamNameSizeAt);
     if (name_size == 0) {
-      if (!encrypted || hash != Sha1Digest{}) add_unnamed(hash);
+      if (!encrypted || blob != kNoBlob) add_unnamed(blob);
     } else if (!encrypted) {
       MetadataStream stream;
       stream.name.offset = static_cast<uint32_t>(image_.text.size());
       AppendUtf16Le({at + kStreamSize, name_size}, image_.text);
       stream.name.size = static_cast<uint32_t>(image_.text.size() - stream.name.offset);
-      stream.blob = FindBlob(hash);
+      stream.blob = blob;
       image_.streams.push_back(stream);
       ++extra.stream_count;
     } else {
@@ -468,54 +466,10 @@ absl::Status Parser::Consume(uint64_t bytes) {
   return consumed_ <= resource_.size() ? absl::OkStatus() : Bad("its directories overlap or form a loop", 0);
 }
 
-uint32_t Parser::FindBlob(const Sha1Digest& hash) {
-  if (hash == Sha1Digest{}) return kNoBlob;
-  if (uint32_t index = blobs_.Find(hash); index != kNoBlob) return index;
-  // The SHA-1 of nothing: some writers put it where others put zeros.
-  static constexpr Sha1Digest kEmptyHash = {0xda, 0x39, 0xa3, 0xee, 0x5e, 0x6b, 0x4b, 0x0d, 0x32, 0x55,
-                                            0xbf, 0xef, 0x95, 0x60, 0x18, 0x90, 0xaf, 0xd8, 0x07, 0x09};
-  if (hash == kEmptyHash) return kNoBlob;
-  auto [place, inserted] = missing_blobs_.try_emplace(hash, static_cast<uint32_t>(image_.missing_blobs.size()));
-  if (inserted) image_.missing_blobs.push_back(hash);
-  return ImageMetadata::kFirstMissingBlob + place->second;
-}
-
 TextRange Parser::AddText(std::string_view bytes) {
   TextRange range{static_cast<uint32_t>(image_.text.size()), static_cast<uint32_t>(bytes.size())};
   image_.text += bytes;
   return range;
-}
-
-// One inode for all names of a group. Windows' own tools have written images in which files of different content share
-// a group by mistake (install.wim of Windows 7); like them, only names of the same content are taken together.
-void Parser::LinkHardLinks() {
-  std::sort(hard_links_.begin(), hard_links_.end());
-  std::vector<uint32_t> first_of;  // for each inode so far, the one that stands for it; empty: each for itself
-  for (size_t i = 1; i < hard_links_.size(); ++i) {
-    const HardLink& previous = hard_links_[i - 1];
-    const HardLink& link = hard_links_[i];
-    if (link.group != previous.group || link.blob != previous.blob) continue;
-    if (first_of.empty()) {
-      first_of.resize(image_.inodes.size());
-      std::iota(first_of.begin(), first_of.end(), 0);
-    }
-    first_of[link.inode] = first_of[previous.inode];
-    ++image_.inodes[first_of[link.inode]].link_count;
-  }
-  if (first_of.empty()) return;
-
-  uint32_t kept = 0;
-  for (uint32_t i = 0; i < first_of.size(); ++i) {
-    if (first_of[i] == i) {
-      image_.inodes[kept] = image_.inodes[i];
-      first_of[i] = kept++;
-    } else {
-      first_of[i] = first_of[first_of[i]];  // an earlier one, already renumbered
-    }
-  }
-  image_.inodes.resize(kept);
-  for (MetadataEntry& entry : image_.entries) entry.inode = first_of[entry.inode];
-  for (MetadataDirectory& directory : image_.directories) directory.inode = first_of[directory.inode];
 }
 
 void Parser::IndexShortNames() {

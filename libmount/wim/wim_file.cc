@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "libmount/wim/wim_file.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "libmount/base/reason.h"
 #include "libmount/base/small_thread.h"
 #include "libmount/base/utf16.h"
@@ -61,10 +61,19 @@ class WimFileImpl final : public WimFile {
   absl::Status LoadPart(uint16_t part, const SiblingOpener& open_sibling);
   absl::Status LoadImages(OperationMonitor& monitor);
   absl::Status CheckIndex(uint32_t index) const;
+  // Indexes the blobs on a thread of its own: a mount has the XML to read and the metadata to decode meanwhile.
+  void StartIndexing();
+  void AwaitIndex() const;
+  // Frees the memory on a thread of its own: giving back a large metadata resource takes the kernel milliseconds, for
+  // which nobody needs to wait.
+  void FreeBehind(ChunkBuffer buffer) const;
   absl::StatusOr<ImageMetadata> LoadMetadata(uint32_t index, OperationMonitor& monitor) const;
 
   std::shared_ptr<WimContents> wim_ = std::make_shared<WimContents>();
   std::vector<ImageInfo> images_;
+  mutable absl::Mutex mutex_;
+  mutable SmallThread indexer_ ABSL_GUARDED_BY(mutex_);  // joins when destroyed, before wim_ goes
+  mutable SmallThread freer_ ABSL_GUARDED_BY(mutex_);
 };
 
 absl::Status WimFileImpl::Load(UniqueFd fd, std::string file_name, const SiblingOpener& open_sibling,
@@ -81,10 +90,32 @@ absl::Status WimFileImpl::Load(UniqueFd fd, std::string file_name, const Sibling
   }
   wim_->headers.push_back(*std::move(first));
   if (absl::Status status = LoadFurtherParts(open_sibling, monitor); !status.ok()) return status;
-  absl::StatusOr<BlobTable> blobs = BlobTable::Load(wim_->source, wim_->headers, monitor);
+  absl::StatusOr<BlobTable> blobs = BlobTable::Read(wim_->source, wim_->headers, monitor);
   if (!blobs.ok()) return blobs.status();
   wim_->blobs = *std::move(blobs);
+  StartIndexing();
   return LoadImages(monitor);
+}
+
+void WimFileImpl::StartIndexing() {
+  absl::MutexLock lock(&mutex_);
+  BlobTable& blobs = wim_->blobs;
+  if (!indexer_.Start("dismd-index", [&blobs] { blobs.Index(); }).ok()) blobs.Index();
+}
+
+void WimFileImpl::AwaitIndex() const {
+  absl::MutexLock lock(&mutex_);
+  indexer_.Join();
+}
+
+void WimFileImpl::FreeBehind(ChunkBuffer buffer) const {
+  constexpr size_t kWorthAThread = size_t{1} << 20;
+  if (buffer.size() < kWorthAThread) return;
+  auto shared = std::make_shared<ChunkBuffer>(std::move(buffer));  // std::function wants to be copied
+  absl::MutexLock lock(&mutex_);
+  freer_.Join();
+  // Where no thread can be started it is freed here.
+  freer_.Start("dismd-free", [shared = std::move(shared)] {}).IgnoreError();
 }
 
 absl::Status WimFileImpl::LoadFurtherParts(const SiblingOpener& open_sibling, OperationMonitor& monitor) {
@@ -182,6 +213,7 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
   absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
   if (!bytes.ok()) return bytes.status();
+  AwaitIndex();
   // Hashed while it is parsed: each takes as long as the other, and the parser trusts nothing in any case.
   Sha1Digest hash;
   SmallThread hasher;
@@ -189,6 +221,7 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
     hash = Sha1::Of(bytes->span());
   absl::StatusOr<ImageMetadata> parsed = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
   hasher.Join();
+  FreeBehind(*std::move(bytes));
   if (hash != metadata.hash) {
     return MakeError(Reason::kBadImageFormat,
                      absl::StrFormat("%s: the directory tree of image %d is damaged: its SHA-1 differs from the one "
@@ -209,10 +242,7 @@ absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTree(uint32_t index, c
   if (absl::Status status = CheckIndex(index); !status.ok()) return status;
   absl::StatusOr<ImageMetadata> metadata = LoadMetadata(index, monitor);
   if (!metadata.ok()) return metadata.status();
-  auto tree = std::make_unique<ImageTree>(wim_, *std::move(metadata), options);
-  // The resource and the growing arrays leave holes of several times the size of what stays.
-  malloc_trim(0);
-  return tree;
+  return std::make_unique<ImageTree>(wim_, *std::move(metadata), options);
 }
 
 absl::Status WimFileImpl::SaveMetadata(uint32_t index, int fd, OperationMonitor& monitor) const {
@@ -228,6 +258,7 @@ absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTreeFromMetadata(int f
                                                                            OperationMonitor& monitor) const {
   absl::StatusOr<ChunkBuffer> bytes = ReadSavedMetadata(fd);
   if (!bytes.ok()) return bytes.status();
+  AwaitIndex();
   absl::StatusOr<ImageMetadata> metadata = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
   if (!metadata.ok()) return metadata.status();
   return std::make_unique<ImageTree>(wim_, *std::move(metadata), options);

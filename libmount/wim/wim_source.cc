@@ -73,6 +73,11 @@ absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<c
       absl::StrFormat("%s: reading %d bytes at offset %d failed; check the disk", part.name, out.size(), offset));
 }
 
+void WimSource::WillNeed(uint16_t part_number, uint64_t offset, uint64_t size) const {
+  (void)posix_fadvise(parts_[part_number - 1].fd.get(), static_cast<off_t>(offset), static_cast<off_t>(size),
+                      POSIX_FADV_WILLNEED);
+}
+
 WimSource::State WimSource::StateOf(const struct stat& facts) {
   // Access time is left out: our own reads change it.
   return {static_cast<uint64_t>(facts.st_size), facts.st_mtim, facts.st_ctim};

@@ -51,6 +51,8 @@ class WimSource {
 
   // Looks now; as Read does after each read.
   absl::Status CheckUnchanged() const;
+  // Lets the system read from the disk ahead of Read.
+  void WillNeed(uint16_t part, uint64_t offset, uint64_t size) const;
 
   // True once a read has found the file changed.
   bool changed() const { return changed_.load(std::memory_order_relaxed); }

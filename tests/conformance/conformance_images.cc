@@ -13,6 +13,8 @@
 #include <fstream>
 #include <locale>
 
+#include "tests/integration/end_of_log.h"
+
 extern char** environ;
 
 namespace dismd::testing {
@@ -148,7 +150,7 @@ void ContractTest::TearDown() {
     EXPECT_EQ(DismShutdown(), S_OK);
   }
   if (service_.running()) {
-    EXPECT_EQ(service_.Stop(), "") << service_.Log();
+    EXPECT_EQ(service_.Stop(), "") << EndOfLog(service_.Log());
   }
 }
 

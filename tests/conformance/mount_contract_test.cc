@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "tests/conformance/conformance_images.h"
+#include "tests/integration/end_of_log.h"
 
 namespace dismd::testing {
 namespace {
@@ -213,7 +214,7 @@ TEST_P(MountContract, Row) {
                         row.by_name ? DismImageName : DismImageIndex, row.flags, nullptr, nullptr, nullptr);
     message = LastError();
   }
-  EXPECT_EQ(Hex(hr), Hex(row.expected)) << message << "\n" << service_.Log();
+  EXPECT_EQ(Hex(hr), Hex(row.expected)) << message << EndOfLog(service_.Log());
   for (std::string word : row.words) {
     if (word == "IMAGE") word = row.image;  // the process that reads it knows its name only
     if (word == "MOUNT") word = point;
@@ -268,7 +269,7 @@ TEST_F(MountCases, ReadWriteIsRefusedForItsReason) {
 }
 
 TEST_F(MountCases, TheServiceDoesNotRun) {
-  ASSERT_EQ(service_.Stop(), "") << service_.Log();
+  ASSERT_EQ(service_.Stop(), "") << EndOfLog(service_.Log());
   EXPECT_EQ(Hex(Mount(Image("small.wim"), mount_point())), "0x800706BA");
   EXPECT_THAT(LastError(), HasSubstr(service_.socket_path()));
   ASSERT_TRUE(service_.Start());

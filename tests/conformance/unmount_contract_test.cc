@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "tests/conformance/conformance_images.h"
 
 namespace dismd::testing {
@@ -14,6 +16,13 @@ namespace {
 using ::testing::HasSubstr;
 
 using UnmountContract = ContractTest;
+
+std::string ReadLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
 
 TEST_F(UnmountContract, NothingIsMountedThere) {
   EXPECT_EQ(Hex(Unmount(mount_point())), Hex(DISMAPI_E_UNABLE_TO_UNMOUNT_IMAGE_PATH));
@@ -34,13 +43,16 @@ TEST_F(UnmountContract, CommitOfAReadOnlyMount) {
 TEST_F(UnmountContract, FilesInUse) {
   ASSERT_EQ(Hex(Mount(Image("small.wim"), mount_point())), Hex(S_OK)) << LastError();
   // A process of the caller's with a file open, until its standard input ends.
-  const std::string ready = MakeDirectory("signs") + "/ready";
+  const std::string holder_pid = MakeDirectory("signs") + "/pid";
   FILE* holder = popen(("exec setpriv --reuid=51234 --regid=51234 --clear-groups sh -c 'exec 3< " + mount_point() +
-                        "/hello.txt && echo > " + ready + " && exec cat'")
+                        "/hello.txt && echo $$ > " + holder_pid + " && exec cat'")
                            .c_str(),
                        "w");
   ASSERT_NE(holder, nullptr);
-  while (access(ready.c_str(), F_OK) != 0) usleep(1000);  // ctest ends a test that waits for ever
+  // Until it has the file and its name. ctest ends a test that waits for ever.
+  for (int pid = 0; pid == 0 || ReadLine("/proc/" + std::to_string(pid) + "/comm") != "cat"; usleep(1000)) {
+    pid = atoi(ReadLine(holder_pid).c_str());
+  }
   EXPECT_EQ(Hex(Unmount(mount_point())), "0xC1420117");
   EXPECT_THAT(LastError(), HasSubstr(mount_point()));
   EXPECT_THAT(LastError(), HasSubstr("cat")) << "the message names who holds it";

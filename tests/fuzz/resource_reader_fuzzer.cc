@@ -61,7 +61,7 @@ void ReadOnce(const WimSource& source, const ResourceLocation& location, const R
 }  // namespace libmount
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace libmount;
+  using namespace libmount;  // NOLINT(google-build-using-namespace)
   Description description;
   Request request;
   if (size < sizeof(description) + sizeof(request)) return 0;

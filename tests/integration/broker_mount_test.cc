@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <memory>
 
 #include "gmock/gmock.h"
 #include "tests/integration/broker/broker_harness.h"
@@ -28,6 +29,39 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 class BrokerMountTest : public BrokerHarness {};
+
+// A process of Alice's that reads a file which never answers, and one that started it and may keep the file open.
+class StalledReader {
+ public:
+  StalledReader(const std::string& path, bool keep_open) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) abort();
+    results_.reset(ends[0]);
+    UniqueFd writer(ends[1]);
+    starter_ = std::make_unique<Helper>(kAlice, [&] {
+      int file = open(path.c_str(), O_RDONLY);
+      if (fork() == 0) {
+        char byte;
+        char result = read(file, &byte, 1) < 0 ? 'e' : 'r';
+        _exit(write(writer.get(), &result, 1) == 1 ? 0 : 1);
+      }
+      if (!keep_open) close(file);
+      return 0;
+    });
+  }
+
+  // 'e': the read has ended with an error; 'r': with bytes; '-': it hangs.
+  char Result() const {
+    pollfd entry = {results_.get(), POLLIN, 0};
+    char result = '-';
+    return poll(&entry, 1, 20'000) == 1 && read(results_.get(), &result, 1) == 1 ? result : '-';
+  }
+  void EndStarter() { starter_->End(); }
+
+ private:
+  UniqueFd results_;
+  std::unique_ptr<Helper> starter_;
+};
 
 TEST_F(BrokerMountTest, MountsAsTheCallerAndUnmounts) {
   internal::NewConnection alice = Connect(kAlice);
@@ -139,64 +173,51 @@ TEST_F(BrokerMountTest, BusyMountNamesItsHolderAndCanBeTriedAgain) {
   EXPECT_FALSE(Unmount(mounted.slot).has_error());
 }
 
+TEST_F(BrokerMountTest, AProcessForkedWhileAMountIsMadeDoesNotKeepItBusy) {
+  internal::NewConnection alice = Connect(kAlice), bob = Connect(kBob);
+  const std::string seam = base_ + "/seams/broker-forked-for-" + std::to_string(kBob);
+  uint64_t bobs_request = 0;
+  Mounted mounted = Mount(alice.connection_id(), image_, MakeDirectory(kAlice, "mnt"), [&] {
+    // A copy of the broker that has not come as far as closing what it has copied.
+    WriteFile(seam + ".stop", "");
+    FrontToBroker resolve;
+    resolve.mutable_resolve_path()->set_connection_id(bob.connection_id());
+    resolve.mutable_resolve_path()->set_path(Home(kBob));
+    bobs_request = Send(resolve);
+    EXPECT_TRUE(Eventually([&] { return access((seam + ".reached").c_str(), F_OK) == 0; }));
+  });
+  ASSERT_FALSE(mounted.result.has_error()) << mounted.result.error().message();
+  BrokerReply unmounted = Unmount(mounted.slot);
+  EXPECT_FALSE(unmounted.has_error()) << unmounted.error().message();
+  unlink((seam + ".stop").c_str());
+  WaitReply(bobs_request);
+}
+
 TEST_F(BrokerMountTest, DetachEndsReadersThatWait) {
   Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
   ASSERT_FALSE(mounted.result.has_error());
-  int ends[2];
-  ASSERT_EQ(pipe(ends), 0);
-  Helper reader(kAlice, [&] {
-    int file = open((mounted.path + "/stall").c_str(), O_RDONLY);
-    if (fork() == 0) {
-      char byte;
-      char answer = read(file, &byte, 1) < 0 ? 'e' : 'r';
-      _exit(write(ends[1], &answer, 1) == 1 ? 0 : 1);
-    }
-    return 0;
-  });
+  StalledReader reader(mounted.path + "/stall", /*keep_open=*/true);
   EXPECT_EQ(Unmount(mounted.slot).error().reason(), static_cast<int>(Reason::kMountBusy));
   EXPECT_FALSE(Unmount(mounted.slot, true).has_error());
   EXPECT_FALSE(IsMounted(mounted.path));
-  pollfd entry = {ends[0], POLLIN, 0};
-  ASSERT_EQ(poll(&entry, 1, 20'000), 1) << "the reader hangs";
-  char answer = 0;
-  ASSERT_EQ(read(ends[0], &answer, 1), 1);
-  EXPECT_EQ(answer, 'e');
-  close(ends[0]);
-  close(ends[1]);
+  EXPECT_EQ(reader.Result(), 'e');
 }
 
 TEST_F(BrokerMountTest, ReadersOfAKilledWorkerGetAnErrorAndItsMountUnmounts) {
   Mounted mounted = Mount(Connect(kAlice).connection_id(), image_, MakeDirectory(kAlice, "mnt"));
   ASSERT_FALSE(mounted.result.has_error());
-  int ends[2];
-  ASSERT_EQ(pipe(ends), 0);
-  Helper reader(kAlice, [&] {
-    int file = open((mounted.path + "/stall").c_str(), O_RDONLY);
-    if (fork() == 0) {
-      char byte;
-      char answer = read(file, &byte, 1) < 0 ? 'e' : 'r';
-      _exit(write(ends[1], &answer, 1) == 1 ? 0 : 1);
-    }
-    close(file);
-    return 0;
-  });
+  StalledReader reader(mounted.path + "/stall", /*keep_open=*/false);
   kill(mounted.worker_pid, SIGKILL);
   BrokerToFront exited = WaitEvent([](const BrokerToFront& event) { return event.has_worker_exited(); });
   EXPECT_EQ(exited.worker_exited().slot_id(), mounted.slot);
   EXPECT_EQ(exited.worker_exited().exit_status(), SIGKILL);
-  pollfd entry = {ends[0], POLLIN, 0};
-  ASSERT_EQ(poll(&entry, 1, 20'000), 1) << "the reader hangs";
-  char answer = 0;
-  ASSERT_EQ(read(ends[0], &answer, 1), 1);
-  EXPECT_EQ(answer, 'e');
+  EXPECT_EQ(reader.Result(), 'e');
   EXPECT_EQ(ReadAs(kAlice, mounted.path + "/hello"), "errno " + std::to_string(ENOTCONN));
   EXPECT_TRUE(IsMounted(mounted.path));
   // Still known as ours.
   EXPECT_EQ(Inspect(1, image_, mounted.path).mount_in_use_slot(), mounted.slot);
-  reader.End();
+  reader.EndStarter();
   EXPECT_TRUE(Eventually([&] { return !Unmount(mounted.slot).has_error(); }));
-  close(ends[0]);
-  close(ends[1]);
 }
 
 TEST_F(BrokerMountTest, TellsOfAMountTakenAwayByHand) {

@@ -25,7 +25,6 @@ using internal::FrontToBroker;
 using internal::PathFacts;
 using libmount::Reason;
 using libmount::UniqueFd;
-using ::testing::HasSubstr;
 
 class BrokerPathsTest : public BrokerHarness {
  protected:

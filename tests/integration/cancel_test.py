@@ -20,6 +20,8 @@ SEAMS = (
     "worker-checking-integrity", "front-before-create", "broker-create-child", "worker-before-serving",
     "front-before-attach",
 )
+# So many looks in succession, 5 ms apart, find a service at rest the same.
+SAME_STATES = 10
 # Reached in time or not at all for being past the point of no return: the mount may succeed.
 POINT_OF_NO_RETURN = "broker-attach-child"
 
@@ -41,7 +43,7 @@ class CancelTest(ServiceTestCase):
         self.mount()
         self.caller.unmount(self.root)
         wait_until(lambda: not self.service.workers(), 10, "the workers to end")
-        self.before = self.state()
+        self.before = self.settled_state()
 
     def request(self):
         return {"image_path": self.image("ntfs-lzx.wim"), "mount_path": self.root, "image_index": 1, "read_only": True,
@@ -58,6 +60,17 @@ class CancelTest(ServiceTestCase):
         return {"processes": found, "mounts": processes.mounts_below(self.directory),
                 "state": sorted(os.path.join(top, name) for top, folders, files in os.walk(self.service.state)
                                 for name in folders + files), "mount point": os.listdir(self.root)}
+
+    def settled_state(self):
+        """state(), once nothing of what was done before is still being given back."""
+        states = []
+
+        def is_settled():
+            states.append(self.state())
+            return len(states) >= SAME_STATES and all(state == states[-1] for state in states[-SAME_STATES:])
+
+        wait_until(is_settled, 20, "the service to come to rest")
+        return states[-1]
 
     def path(self, seam, suffix):
         return os.path.join(self.seams, f"{seam}.{suffix}")
@@ -77,7 +90,7 @@ class CancelTest(ServiceTestCase):
 
     def check_nothing_left(self):
         try:
-            wait_until(lambda: self.state() == self.before, 15, "everything to be as before")
+            wait_until(lambda: self.state() == self.before, 20, "everything to be as before")
         except AssertionError:
             self.assertEqual(self.state(), self.before)
         # And the service goes on.
@@ -117,7 +130,7 @@ class CancelTest(ServiceTestCase):
     def test_caller_killed_at_each_seam(self):
         for seam in SEAMS:
             with self.subTest(seam=seam):
-                self.before = self.state()
+                self.before = self.settled_state()
                 with Caller(self.service.address, OWNER) as victim:
                     open(self.path(seam, "stop"), "wb").close()
                     victim.start("MountImage", self.request())

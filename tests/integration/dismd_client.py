@@ -191,6 +191,10 @@ class Pending:
     def cancel(self):
         self.caller.send({"cancel": self.number})
 
+    def has_ended(self):
+        """Whether the call's end has come, read or not."""
+        return any("code" in answer for answer in list(self.messages.queue))
+
     def __iter__(self):
         return self
 

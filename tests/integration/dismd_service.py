@@ -10,6 +10,7 @@ What the service leaves behind (mount, process, socket), and a process of it tha
 Environment: DISMD_BIN_DIR (where dismd is), DISMD_TEST_IMAGES (made by images.py), DISMD_FIXTURES.
 """
 
+import atexit
 import contextlib
 import os
 import re
@@ -26,6 +27,10 @@ from processes import wait_until
 
 START_SECONDS = 60
 STOP_SECONDS = 60
+END_SECONDS = 10  # for the service's other processes, after it
+# Of a failed test: what is seen of its output may be the end only.
+LOG_LINES = 30
+LOG_LINE_LENGTH = 400
 
 # By its own doing: illegal instruction, abort, bus, arithmetic, segmentation fault, forbidden system call.
 CRASH = r".* killed by signal (?:4|6|7|8|11|31) .*"
@@ -63,7 +68,7 @@ class Service:
 
     def _ready(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"dismd ended with {self.process.returncode}\n{self.log()}")
+            raise AssertionError(f"dismd ended with {self.process.returncode}\n{self.end_of_log()}")
         if not os.path.exists(self.socket):
             return False
         if self.uid:
@@ -101,6 +106,9 @@ class Service:
     def log(self):
         return processes.read(self.log_path)
 
+    def end_of_log(self):
+        return "\n".join(line[:LOG_LINE_LENGTH] for line in self.log().splitlines()[-LOG_LINES:])
+
     def stop(self, number=signal.SIGTERM):
         """Ends the service. Returns what is wrong, a list of sentences."""
         if self.process is None:
@@ -117,7 +125,7 @@ class Service:
             self.process.kill()
             self.process.wait()
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not any(map(processes.alive, below)), 5, "the service's processes to end")
+            wait_until(lambda: not any(map(processes.alive, below)), END_SECONDS, "the service's processes to end")
         for pid in below:
             if processes.alive(pid):
                 wrong.append(f"left behind: process {pid} {processes.name(pid)}")
@@ -168,12 +176,15 @@ class ServiceTestCase(unittest.TestCase):
     def _stop_service(self):
         wrong = self.service.stop()
         if wrong or self._failed():
-            print(f"--- log of the service\n{self.service.log()[-8000:]}---", file=sys.stderr)
+            # At the end of the program: after what unittest says of the failure.
+            atexit.register(print, f"--- end of the log of {self.id()}'s service\n{self.service.end_of_log()}\n---",
+                            file=sys.stderr)
         self.assertEqual(wrong, [])
 
     def _failed(self):
         result = self._outcome.result
-        return any(test is self for test, _ in getattr(result, "failures", []) + getattr(result, "errors", []))
+        failed = getattr(result, "failures", []) + getattr(result, "errors", [])
+        return any(getattr(test, "test_case", test) is self for test, _ in failed)  # its subtests too
 
     def mount_point(self, name="mnt", uid=0, gid=None):
         path = os.path.join(self.directory, name)

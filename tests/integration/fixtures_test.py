@@ -8,6 +8,7 @@ import unittest
 
 from dismd_client import RpcFailure
 from dismd_service import ServiceTestCase
+from processes import wait_until
 from tree_listing import list_tree
 
 REFUSED = {
@@ -47,6 +48,9 @@ class FixturesTest(ServiceTestCase):
                             self.assertEqual(error.errno, errno.EIO)
                             damaged += 1
                 self.assertGreater(damaged, 0)
+                # The worker tells the front on its own; the reader may be faster.
+                wait_until(lambda: int(self.client.get_mount(root).get("damaged_file_count", 0)) >= damaged, 10,
+                           "the damage to be told of")
                 mount = self.client.get_mount(root)
                 self.assertEqual(int(mount["damaged_file_count"]), damaged)
                 self.assertEqual(mount["status"], "MOUNT_STATUS_OK")

@@ -203,14 +203,14 @@ class GrpcTest(ServiceTestCase):
     def test_health(self):
         health = stubs().health_rpc.HealthStub(self.client.channel)
         serving = stubs().health.HealthCheckResponse.SERVING
-        answer = health.Check(stubs().health.HealthCheckRequest(), timeout=5)
+        answer = health.Check(stubs().health.HealthCheckRequest(), timeout=30)
         self.assertEqual(answer.status, serving)
 
     def test_reflection(self):
         reflection = stubs().reflection_rpc.ServerReflectionStub(self.client.channel)
         request = stubs().reflection.ServerReflectionRequest
         requests = iter((request(list_services=""), request(file_containing_symbol="dismd.v1.Dismd")))
-        answers = list(reflection.ServerReflectionInfo(requests, timeout=10))
+        answers = list(reflection.ServerReflectionInfo(requests, timeout=30))
         names = [service.name for service in answers[0].list_services_response.service]
         self.assertIn("dismd.v1.Dismd", names)
         self.assertTrue(answers[1].file_descriptor_response.file_descriptor_proto)

@@ -24,6 +24,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/integration/end_of_log.h"
+
 extern char** environ;
 
 namespace dismd::testing {
@@ -34,6 +36,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kStartPatience = std::chrono::seconds(30);
 // SIGTERM may wait for the grace time of a busy mount.
 constexpr auto kStopPatience = std::chrono::seconds(60);
+// For the service's other processes to end after it.
+constexpr auto kEndPatience = std::chrono::seconds(10);
 constexpr auto kPollInterval = std::chrono::milliseconds(10);
 
 std::string ReadFile(const std::string& path) {
@@ -200,7 +204,7 @@ bool PrivateService::Start(const Options& options) {
     return false;
   }
   if (WaitUntilServing()) return true;
-  std::cerr << "dismd does not serve on " << socket_path() << "; its log:\n" << Log();
+  std::cerr << "dismd does not serve on " << socket_path() << "; " << EndOfLog(Log());
   if (running()) Stop();
   return false;
 }
@@ -240,9 +244,11 @@ std::string PrivateService::Stop() {
   } else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     wrong += "dismd ended with wait status " + std::to_string(status) + "\n";
   }
+  // Those that dismd has killed may take a moment more.
+  deadline = Clock::now() + kEndPatience;
   for (const auto& [child, name] : before) {
-    // Reparented to us, and dead: reap it, so that the pid counts as gone.
-    waitpid(child, nullptr, WNOHANG);
+    // Reparented to us: reap it when it is dead, so that the pid counts as gone.
+    while (waitpid(child, nullptr, WNOHANG) == 0 && Clock::now() < deadline) std::this_thread::sleep_for(kPollInterval);
     if (ParentOf(child) == 0) continue;
     wrong += "process " + std::to_string(child) + " (" + name + ") outlived the service\n";
     kill(child, SIGKILL);

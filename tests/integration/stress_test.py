@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Many callers at once: nothing grows, nothing is mixed up."""
 
+import contextlib
 import os
 import random
 import threading
@@ -55,16 +56,24 @@ class CyclesTest(ServiceTestCase):
         cycles(WARM_UP_CYCLES)
         before = self.footprint()
         cycles(CYCLES)
+        # Some of it is given back a little after the call that it was for; what has leaked stays.
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: self.grown(before, self.footprint()) == [], 20, "everything to be given back")
         after = self.footprint()
+        self.assertEqual(self.grown(before, after), [])
         self.assertEqual(after["processes"], before["processes"])
         self.assertEqual(after["mounts"], [])
-        for pid, descriptors in before["descriptors"].items():
-            self.assertLessEqual(after["descriptors"][pid], descriptors, processes.name(pid))
         self.assertEqual(after["state"], before["state"])
         if "sanitize" in os.environ.get("DISMD_BUILD_KIND", ""):
             return  # a sanitizer keeps freed memory for a while: growth proves nothing
         for pid, kib in before["memory"].items():
             self.assertLess(after["memory"][pid], kib + MEMORY_SLACK_KIB, processes.name(pid))
+
+    @staticmethod
+    def grown(before, after):
+        """Processes that were not there, or have more descriptors than before: (pid, name, before, after)."""
+        return [(pid, processes.name(pid), before["descriptors"].get(pid, 0), count)
+                for pid, count in after["descriptors"].items() if count > before["descriptors"].get(pid, 0)]
 
     def footprint(self):
         pids = self.service.pids()

@@ -20,6 +20,7 @@
 #include "daemon/broker/mount_fuse.h"
 #include "daemon/broker/mountinfo.h"
 #include "daemon/broker/options.h"
+#include "daemon/broker/parked_descriptor.h"
 #include "daemon/broker/records.h"
 #include "dismd/internal/broker.pb.h"
 #include "gmock/gmock.h"
@@ -290,6 +291,49 @@ TEST_F(ChildTest, ThoseThatWaitHaveTheirTurn) {
     runner_.Run(JobOf([](internal::AttachAnswer*, std::vector<int>*) {}));
   RunUntil(kMaxChildrenOfUser * 4);
   EXPECT_THAT(ends_, ::testing::Each(ChildOutcome::End::kAnswered));
+}
+
+// ---------------------------------------------------------------------------------------------- parked descriptors
+
+// Whether nobody has the pipe's other end any more.
+bool IsClosed(int reading_end) {
+  char byte;
+  return read(reading_end, &byte, 1) == 0;
+}
+
+TEST(ParkedDescriptorTest, IsOpenUntilItIsDroppedWhoeverHasTheSocket) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+  libmount::UniqueFd reading(ends[0]), writing(ends[1]);
+  absl::StatusOr<libmount::UniqueFd> parked = ParkDescriptor(writing.get());
+  ASSERT_TRUE(parked.ok());
+  writing.reset();
+  libmount::UniqueFd copy = parked->Duplicate();  // as a forked process has it
+  EXPECT_FALSE(IsClosed(reading.get()));
+  for (int i = 0; i < 2; ++i) {
+    absl::StatusOr<libmount::UniqueFd> borrowed = BorrowParked(parked->get());
+    ASSERT_TRUE(borrowed.ok());
+    EXPECT_NE(fcntl(borrowed->get(), F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_EQ(write(borrowed->get(), "x", 1), 1);
+  }
+  char bytes[3];
+  EXPECT_EQ(read(reading.get(), bytes, sizeof(bytes)), 2);
+  EXPECT_FALSE(IsClosed(reading.get()));
+  DropParked(parked->get());
+  EXPECT_TRUE(IsClosed(reading.get()));
+  EXPECT_FALSE(BorrowParked(copy.get()).ok());
+  DropParked(copy.get());
+}
+
+TEST(ParkedDescriptorTest, GoesWithTheSocket) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+  libmount::UniqueFd reading(ends[0]), writing(ends[1]);
+  absl::StatusOr<libmount::UniqueFd> parked = ParkDescriptor(writing.get());
+  ASSERT_TRUE(parked.ok());
+  writing.reset();
+  parked->reset();
+  EXPECT_TRUE(IsClosed(reading.get()));
 }
 
 // ------------------------------------------------------------------------------------------------------- parsing

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// libdismapi.so, used as a program uses it, against a service that the test plays.
+// libdismapi.so's calls: what reaches the service, what comes back, and what is left behind.
 
 #include <dirent.h>
 #include <gmock/gmock.h>
@@ -8,72 +8,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
-#include <codecvt>
-#include <locale>
-#include <stdexcept>
+#include <atomic>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "DismAPI.h"
-#include "tests/unit/client_fake_service.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "tests/unit/client_dismapi_harness.h"
 
 namespace dismd::testing {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using Clock = std::chrono::steady_clock;
-
-constexpr HRESULT kCancelled = _HRESULT_TYPEDEF_(0x800704C7);
-constexpr HRESULT kServerUnavailable = _HRESULT_TYPEDEF_(0x800706BA);
-
-std::string LastError() {
-  DismString* text = nullptr;
-  HRESULT hr = DismGetLastErrorMessage(&text);
-  if (FAILED(hr)) return "DismGetLastErrorMessage failed";
-  std::wstring wide = text->Value;
-  EXPECT_EQ(DismDelete(text), S_OK);
-  return std::wstring_convert<std::codecvt_utf8<wchar_t>>().to_bytes(wide);
-}
-
-struct Recorder {
-  std::vector<std::pair<UINT, UINT>> calls;
-  std::thread::id thread;
-  std::function<void(UINT)> also;
-
-  static void CALLBACK Call(UINT current, UINT total, PVOID data) {
-    auto* self = static_cast<Recorder*>(data);
-    self->calls.emplace_back(current, total);
-    self->thread = std::this_thread::get_id();
-    if (self->also) self->also(current);
-  }
-};
-
-HRESULT Mount(HANDLE cancel = nullptr, Recorder* recorder = nullptr, DWORD flags = DISM_MOUNT_READONLY) {
-  return DismMountImage(L"/images/a.wim", L"/mnt", 1, nullptr, DismImageIndex, flags, cancel,
-                        recorder != nullptr ? &Recorder::Call : nullptr, recorder);
-}
-
-class DismApi : public ::testing::Test {
- protected:
-  void SetUp() override { ASSERT_EQ(DismInitialize(DismLogErrors, nullptr, nullptr), S_OK); }
-  void TearDown() override { EXPECT_EQ(DismShutdown(), S_OK); }
-
-  // A mount that waits for its cancellation and then ends with `end`.
-  void MountWaitsForCancel(grpc::Status end) {
-    server_.service.on_mount = [this, end](grpc::ServerContext*, const auto&, const auto& send) {
-      send(Snapshot(10));
-      server_.service.cancelled->WaitForNotification();
-      if (end.ok()) send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
-      return end;
-    };
-  }
-  static grpc::Status CancelledEnd() {
-    return ErrorStatus(grpc::StatusCode::CANCELLED, v1::CANCELLED, "the mount was cancelled");
-  }
-
-  FakeServer server_;
-};
 
 TEST(DismApiUninitialised, EveryCallSaysSo) {
   DismImageInfo* images = reinterpret_cast<DismImageInfo*>(8);
@@ -247,7 +197,7 @@ TEST_F(DismApi, ALostConnectionIsToldApart) {
   server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
     send(Snapshot(10));
     begun.Notify();
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    WaitUntilCancelled(context);
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
   };
   std::thread stopper([&] {
@@ -263,173 +213,6 @@ TEST_F(DismApi, AddressesThatMakeNoSense) {
   setenv("DISMD_ADDRESS", "tcp:nowhere", 1);
   EXPECT_EQ(Mount(), kServerUnavailable);
   EXPECT_THAT(LastError(), HasSubstr("DISMD_ADDRESS"));
-}
-
-TEST_F(DismApi, ProgressNeverGoesBackAndEndsAtTotal) {
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    for (uint32_t current : {0, 30, 20, 60, 60, 100}) {
-      send(Snapshot(current));
-      // Snapshots that come too fast are skipped; here each shall be seen.
-      std::this_thread::sleep_for(std::chrono::milliseconds(30));
-    }
-    send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
-    return grpc::Status::OK;
-  };
-  Recorder recorder;
-  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
-  EXPECT_EQ(recorder.thread, std::this_thread::get_id());
-  ASSERT_FALSE(recorder.calls.empty());
-  for (size_t i = 1; i < recorder.calls.size(); ++i) EXPECT_GT(recorder.calls[i].first, recorder.calls[i - 1].first);
-  for (const auto& [current, total] : recorder.calls) EXPECT_EQ(total, 100u);
-  EXPECT_EQ(recorder.calls.back().first, 100u);
-  EXPECT_GE(recorder.calls.size(), 3u);
-}
-
-TEST_F(DismApi, ProgressComesAtLeastOnceOnSuccessAndNeverReachesTotalOnFailure) {
-  Recorder recorder;
-  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
-  EXPECT_THAT(recorder.calls, ElementsAre(std::pair(100u, 100u)));
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    send(Snapshot(100));
-    return ErrorStatus(grpc::StatusCode::INTERNAL, v1::WORKER_DIED, "the worker died");
-  };
-  recorder.calls.clear();
-  EXPECT_EQ(Mount(nullptr, &recorder), _HRESULT_TYPEDEF_(0x8007042B));
-  for (const auto& [current, total] : recorder.calls) EXPECT_LT(current, total);
-}
-
-TEST_F(DismApi, ASlowCallbackDoesNotHoldTheCallUp) {
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    for (uint32_t i = 0; i < 100; ++i) send(Snapshot(i));
-    send(Snapshot(100, v1::OPERATION_STATE_SUCCEEDED));
-    return grpc::Status::OK;
-  };
-  Recorder recorder;
-  recorder.also = [](UINT) { std::this_thread::sleep_for(std::chrono::milliseconds(100)); };
-  EXPECT_EQ(Mount(nullptr, &recorder), S_OK);
-  EXPECT_LT(recorder.calls.size(), 20u);
-  EXPECT_EQ(recorder.calls.back().first, 100u);
-}
-
-TEST_F(DismApi, ASignalledEventCancelsBeforeAnythingIsAsked) {
-  for (BOOL manual : {TRUE, FALSE}) {
-    HANDLE event = CreateEventW(nullptr, manual, TRUE, nullptr);
-    ASSERT_NE(event, nullptr);
-    EXPECT_EQ(DismMountImage(nullptr, nullptr, 0, nullptr, DismImageName, 0, event, nullptr, nullptr), kCancelled);
-    EXPECT_TRUE(server_.service.Mounts().empty());
-    EXPECT_THAT(LastError(), HasSubstr("cancelled"));
-    // The auto-reset one was reset by it.
-    if (manual) {
-      EXPECT_EQ(Mount(event), kCancelled);
-    }
-    EXPECT_EQ(ResetEvent(event), TRUE);
-    if (!manual) {
-      EXPECT_EQ(Mount(event), S_OK);
-    }
-    EXPECT_EQ(CloseHandle(event), TRUE);
-    EXPECT_EQ(CloseHandle(event), FALSE);
-    EXPECT_EQ(SetEvent(event), FALSE);
-    EXPECT_EQ(ResetEvent(event), FALSE);
-    EXPECT_EQ(Mount(event), E_HANDLE);
-  }
-  EXPECT_EQ(CreateEventW(nullptr, TRUE, FALSE, L"named"), nullptr);
-}
-
-TEST_F(DismApi, CancellingFromTheProgressCallback) {
-  for (BOOL manual : {TRUE, FALSE}) {
-    server_.service.cancelled = std::make_unique<absl::Notification>();
-    MountWaitsForCancel(CancelledEnd());
-    HANDLE event = CreateEventW(nullptr, manual, FALSE, nullptr);
-    Recorder recorder;
-    recorder.also = [event](UINT) { SetEvent(event); };
-    EXPECT_EQ(Mount(event, &recorder), kCancelled);
-    EXPECT_EQ(LastError(), "the mount was cancelled");
-    EXPECT_THAT(recorder.calls, ElementsAre(std::pair(10u, 100u)));
-    CloseHandle(event);
-  }
-}
-
-TEST_F(DismApi, CancellingFromAnotherThreadTakesMilliseconds) {
-  std::vector<double> milliseconds;
-  for (int i = 0; i < 20; ++i) {
-    server_.service.cancelled = std::make_unique<absl::Notification>();
-    absl::Notification begun;
-    server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
-      send(Snapshot(10));
-      begun.Notify();
-      server_.service.cancelled->WaitForNotification();
-      return CancelledEnd();
-    };
-    HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
-    Clock::time_point signalled;
-    std::thread canceller([&] {
-      begun.WaitForNotification();
-      signalled = Clock::now();
-      SetEvent(event);
-      CloseHandle(event);  // the call goes on with it
-    });
-    EXPECT_EQ(Mount(event), kCancelled);
-    const auto end = Clock::now();
-    canceller.join();
-    milliseconds.push_back(std::chrono::duration<double, std::milli>(end - signalled).count());
-  }
-  std::sort(milliseconds.begin(), milliseconds.end());
-  RecordProperty("median_us", static_cast<int>(milliseconds[10] * 1000));
-  EXPECT_LT(milliseconds[10], 100) << "median over 20";
-}
-
-TEST_F(DismApi, ALateCancellationSucceeds) {
-  MountWaitsForCancel(grpc::Status::OK);
-  HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
-  Recorder recorder;
-  recorder.also = [event](UINT) { SetEvent(event); };
-  EXPECT_EQ(Mount(event, &recorder), S_OK);
-  EXPECT_EQ(recorder.calls.back(), std::pair(100u, 100u));
-  CloseHandle(event);
-}
-
-TEST_F(DismApi, AHangingServiceDoesNotHoldACancelledCall) {
-  absl::Notification begun, gone;
-  server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto&) {
-    begun.Notify();
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    gone.Notify();
-    return grpc::Status::CANCELLED;
-  };
-  HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
-  std::thread canceller([&] {
-    begun.WaitForNotification();  // earlier, the call would not be made at all
-    SetEvent(event);
-  });
-  const auto start = Clock::now();
-  EXPECT_EQ(Mount(event), kCancelled);
-  EXPECT_LT(Clock::now() - start, std::chrono::seconds(15));
-  canceller.join();
-  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10))) << "the stream was not cut";
-  CloseHandle(event);
-}
-
-TEST_F(DismApi, NoExceptionLeavesTheLibrary) {
-  absl::Notification gone;
-  server_.service.on_mount = [&](grpc::ServerContext* context, const auto&, const auto& send) {
-    send(Snapshot(10));
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    gone.Notify();
-    return grpc::Status::CANCELLED;
-  };
-  Recorder recorder;
-  recorder.also = [](UINT) { throw std::runtime_error("thrown by the program"); };
-  EXPECT_EQ(Mount(nullptr, &recorder), E_FAIL);
-  EXPECT_EQ(LastError(), "thrown by the program");
-  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(10)));
-  server_.service.on_mount = [](auto*, const auto&, const auto& send) {
-    send(Snapshot(10));
-    return grpc::Status(grpc::StatusCode::INTERNAL, "not reached by the outcome");
-  };
-  recorder.also = [](UINT) { throw std::bad_alloc(); };
-  EXPECT_EQ(Mount(nullptr, &recorder), E_OUTOFMEMORY);
-  recorder.also = [](UINT) { throw 42; };
-  EXPECT_EQ(Mount(nullptr, &recorder), E_FAIL);
 }
 
 TEST_F(DismApi, LastErrorsBelongToTheirThread) {
@@ -578,6 +361,14 @@ size_t EntriesOf(const char* directory) {
   return count;
 }
 
+// Whether there come to be no more than `most` entries.
+bool ComesDownTo(const char* directory, size_t most) {
+  for (absl::Time end = absl::Now() + kPatience; EntriesOf(directory) > most; absl::SleepFor(absl::Milliseconds(5))) {
+    if (absl::Now() > end) return false;
+  }
+  return true;
+}
+
 TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
   const auto calls = [this](int rounds) {
     for (int i = 0; i < rounds; ++i) {
@@ -601,9 +392,9 @@ TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
   calls(50);
   const size_t threads = EntriesOf("/proc/self/task"), fds = EntriesOf("/proc/self/fd");
   calls(1000);
-  // gRPC's pools breathe by a few threads; a leak would be hundreds.
-  EXPECT_LE(EntriesOf("/proc/self/task"), threads + 8);
-  EXPECT_LE(EntriesOf("/proc/self/fd"), fds + 2);
+  // gRPC's pools breathe by a few threads, and let go of them in their own time; a leak would be hundreds, and stay.
+  EXPECT_TRUE(ComesDownTo("/proc/self/task", threads + 8));
+  EXPECT_TRUE(ComesDownTo("/proc/self/fd", fds + 2));
 }
 
 TEST_F(DismApi, ThreadsCallAtOnce) {

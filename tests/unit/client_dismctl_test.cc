@@ -300,7 +300,7 @@ TEST_F(Dismctl, WatchShowsEveryEventUntilInterrupted) {
       writer->Write(response);
     }
     sent.Notify();
-    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    WaitUntilCancelled(context);
     return grpc::Status::CANCELLED;
   };
   Begin({"watch", "--json"});

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 namespace dismd::testing {
 
@@ -41,6 +43,10 @@ v1::Operation Snapshot(uint32_t current, v1::OperationState state) {
   operation.mutable_progress()->set_current(current);
   operation.mutable_progress()->set_total(100);
   return operation;
+}
+
+void WaitUntilCancelled(grpc::ServerContext* context) {
+  while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 grpc::Status FakeService::MountImage(grpc::ServerContext* context, const v1::MountImageRequest* request,

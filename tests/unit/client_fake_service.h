@@ -28,6 +28,10 @@ grpc::Status ErrorStatus(grpc::StatusCode code, v1::Reason reason, const std::st
 // A snapshot: progress of 100, and the state.
 v1::Operation Snapshot(uint32_t current, v1::OperationState state = v1::OPERATION_STATE_RUNNING);
 
+// For the end of a call that the client has given up. The synchronous API can only be asked, so this asks until it is
+// so.
+void WaitUntilCancelled(grpc::ServerContext* context);
+
 class FakeService final : public v1::Dismd::Service {
  public:
   // Sends one snapshot of the operation.

@@ -182,6 +182,7 @@ void FakeBroker::Serve(const FrontToBroker& request) {
       auto ends = Channel::CreatePair();
       fd = std::move(ends->second);
       worker = std::make_shared<FakeWorker>(std::move(ends->first));
+      absl::MutexLock joining(&worker->joining);
       worker->thread = std::thread([this, worker] { RunWorker(worker); });
       reply.mutable_worker_started()->set_pid(4711);
       absl::MutexLock lock(&mutex_);
@@ -294,6 +295,7 @@ void FakeBroker::AnswerWorkerRequest(FakeWorker& worker, const FrontToWorker& re
 void FakeBroker::EndWorker(const std::shared_ptr<FakeWorker>& worker) {
   if (worker == nullptr) return;
   shutdown(worker->channel.fd(), SHUT_RDWR);
+  absl::MutexLock lock(&worker->joining);
   if (worker->thread.joinable()) worker->thread.join();
 }
 

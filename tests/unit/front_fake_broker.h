@@ -77,7 +77,8 @@ class FakeBroker {
   struct FakeWorker {
     explicit FakeWorker(libmount::UniqueFd end) : channel(std::move(end)) {}
     Channel channel;
-    std::thread thread;
+    absl::Mutex joining;  // a worker that is killed is released at the same time
+    std::thread thread ABSL_GUARDED_BY(joining);
     uint64_t budget = 0;
   };
   struct FakeSlot {

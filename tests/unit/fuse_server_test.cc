@@ -415,7 +415,9 @@ TEST_F(FuseServerTest, TellsWhenItIsIdleAndBusyAgain) {
   std::atomic<int> busy{0};
   absl::Notification idle;
   FuseServerOptions options;
-  options.on_idle = [&] { idle.Notify(); };
+  options.on_idle = [&] {
+    if (!idle.HasBeenNotified()) idle.Notify();
+  };
   options.on_busy = [&] { ++busy; };
   Start(options);
   kernel_.Init();
@@ -423,7 +425,7 @@ TEST_F(FuseServerTest, TellsWhenItIsIdleAndBusyAgain) {
   ASSERT_TRUE(idle.WaitForNotificationWithTimeout(kPatience));
   EXPECT_EQ(kernel_.Read(file_, 0, 4096).body, std::string(4096, 'n')) << "its buffers were given back";
   EXPECT_EQ(kernel_.GetAttr(file_).error, 0);
-  EXPECT_EQ(busy, 2);
+  EXPECT_GE(busy, 2);  // more, where the test had to wait for so long that the server was idle once more
   End();
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "libmount/base/little_endian.h"
@@ -44,6 +45,39 @@ TEST(Utf16, PairsAndUnpairedSurrogates) {
   // A pair that lies across the blocks in which names are converted.
   const std::string filler = Units(std::u16string(255, u'x'));
   EXPECT_EQ(Wtf8ToUtf16Le(Utf16LeToWtf8(filler + high + low + high)), filler + high + low + high);
+}
+
+// ASCII is taken several units at a time: what is not may stand anywhere among it.
+TEST(Utf16, OtherCharactersAmongAscii) {
+  const std::pair<std::u16string, std::string> others[] = {{u"\u0080", "\xc2\x80"},
+                                                           {u"\u20ac", "\xe2\x82\xac"},
+                                                           {u"\U0001f600", "\xf0\x9f\x98\x80"},
+                                                           {std::u16string(1, 0xdc80), "\xed\xb2\x80"},
+                                                           {std::u16string(1, 0), std::string(1, '\0')}};
+  const std::u16string ascii = u"\x7f!aZ~0.@{[`^bcdefghij";
+  const std::string same_ascii = "\x7f!aZ~0.@{[`^bcdefghij";
+  for (const auto& [unit, character] : others) {
+    for (size_t before = 0; before <= ascii.size(); ++before) {
+      for (size_t after = 0; after <= 9; ++after) {
+        EXPECT_EQ(Utf16LeToWtf8(Units(ascii.substr(0, before) + unit + ascii.substr(0, after))),
+                  same_ascii.substr(0, before) + character + same_ascii.substr(0, after));
+      }
+    }
+  }
+}
+
+TEST(Folding, TheFirstDifferenceMayBeAnywhere) {
+  const std::string prefix = "amd64_Microsoft-Windows_31bf";
+  for (size_t length = 0; length <= prefix.size(); ++length) {
+    for (const std::string rest : {"", "tail of more than eight bytes"}) {
+      const std::string common = prefix.substr(0, length);
+      EXPECT_EQ(CompareFolded(common + "k" + rest, common + "K" + rest), 0) << length;
+      EXPECT_LT(CompareFolded(common + "k" + rest, common + "L" + rest), 0) << length;
+      EXPECT_GT(CompareFolded(common + "l" + rest, common + "K" + rest), 0) << length;
+      EXPECT_LT(CompareFolded(common, common + "K" + rest), 0) << length;
+      EXPECT_EQ(CompareFolded(common + "\xc3\xa4" + rest, common + "\xc3\x84" + rest), 0) << length;
+    }
+  }
 }
 
 TEST(Utf16, WhatIsNotWtf8IsRefused) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <wimlib.h>
 
+#include <cstring>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -177,6 +178,39 @@ DentryFields Junction(std::u16string name, std::u16string_view target, WimBuilde
   fields.hard_link_group = kReparseMountPoint;
   fields.streams = {{u"", wim.AddBlob(data + Utf16(target))}};
   return fields;
+}
+
+// Enough of them for their blobs to be looked up by two threads.
+TEST(WimTreeBlobs, EachOfManyFilesFindsItsOwn) {
+  constexpr size_t kFiles = 20'000;
+  WimBuilder wim;
+  MetadataBuilder metadata;
+  metadata.BeginRoot();
+  auto name_of = [](size_t i) { return "file " + std::to_string(i); };
+  for (size_t i = 0; i < kFiles; ++i) {
+    const std::string name = name_of(i);
+    Sha1Digest hash = {};  // every third is empty, every seventh of a hash that no table lists
+    if (i % 7 == 0) {
+      memcpy(hash.data(), name.data(), name.size());
+    } else if (i % 3 != 0) {
+      hash = wim.AddBlob(name);
+    }
+    metadata.Add(File(std::u16string(name.begin(), name.end()), hash));
+  }
+  metadata.End();
+  HandMade tree(wim, metadata);
+  for (size_t i = 0; i < kFiles; ++i) {
+    const std::string name = name_of(i);
+    const NodeId node = FindPath(*tree, name);
+    std::string data(64, '\0');
+    ErrnoOr<size_t> size = tree->Read(node, 0, absl::MakeSpan(data));
+    if (i % 7 == 0) {
+      EXPECT_EQ(size.error(), EIO) << name;
+      continue;
+    }
+    ASSERT_TRUE(size.ok()) << name;
+    EXPECT_EQ(data.substr(0, *size), i % 3 == 0 ? "" : name);
+  }
 }
 
 TEST(WimTreeLinks, JunctionsTakeTheCaseOfTheImage) {

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <optional>
@@ -114,6 +115,14 @@ class FakeFile final : public libmount::WimFile {
                                                     OperationMonitor&) const override {
     image_->options = options;
     return std::make_unique<FakeTree>(image_);
+  }
+  // Only read-write mounts ask for these.
+  absl::Status SaveMetadata(uint32_t, int, OperationMonitor&) const override {
+    return absl::UnimplementedError("not in this fake");
+  }
+  absl::StatusOr<std::unique_ptr<WimTree>> OpenTreeFromMetadata(int, const libmount::WimTreeOptions&,
+                                                                OperationMonitor&) const override {
+    return absl::UnimplementedError("not in this fake");
   }
 
  private:
@@ -367,10 +376,8 @@ TEST_F(WorkerTest, SiblingsAreAskedOfTheBroker) {
   SendOpen(1);
   auto request = ReceiveFrom<internal::WorkerToBroker>(*broker_);
   EXPECT_EQ(request.open_sibling().name(), "install2.swm");
-  std::string path = ::testing::TempDir() + "worker_test_sibling";
-  UniqueFd sibling(open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600));
+  UniqueFd sibling(memfd_create("sibling", MFD_CLOEXEC));
   ASSERT_EQ(write(sibling.get(), "part 2", 6), 6);
-  unlink(path.c_str());
   internal::BrokerToWorker answer;
   answer.mutable_opened_sibling()->set_request_id(request.open_sibling().request_id());
   ASSERT_TRUE(broker_->Send(answer, {sibling.get()}).ok());

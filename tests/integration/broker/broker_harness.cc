@@ -20,6 +20,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/integration/end_of_log.h"
+
 namespace dismd {
 
 using internal::BrokerReply;
@@ -155,7 +157,7 @@ void BrokerHarness::StartBroker() {
 void BrokerHarness::TakeFront(std::vector<internal::KnownSlot>* known) {
   front_.reset();
   pollfd entry = {front_listener_.get(), POLLIN, 0};
-  ASSERT_EQ(poll(&entry, 1, kPatienceMilliseconds), 1) << "the broker starts no front: " << Log();
+  ASSERT_EQ(poll(&entry, 1, kPatienceMilliseconds), 1) << "the broker starts no front";
   front_life_.reset(accept4(front_listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   char byte;
   iovec part = {&byte, 1};
@@ -193,7 +195,7 @@ void BrokerHarness::EndFront() {
 int BrokerHarness::WaitBroker() {
   int status = 0;
   bool ended = Eventually([&] { return waitpid(broker_, &status, WNOHANG) == broker_; });
-  EXPECT_TRUE(ended) << "dismd does not end: " << Log();
+  EXPECT_TRUE(ended) << "dismd does not end";
   if (!ended) {
     kill(broker_, SIGKILL);
     waitpid(broker_, &status, 0);
@@ -208,7 +210,7 @@ void BrokerHarness::StopBroker() {
   FrontToBroker done;
   done.mutable_stop_done();
   Send(done);
-  EXPECT_EQ(WaitBroker(), 0) << Log();
+  EXPECT_EQ(WaitBroker(), 0);
 }
 
 void BrokerHarness::TearDown() {
@@ -218,14 +220,14 @@ void BrokerHarness::TearDown() {
     WaitBroker();
   }
   helpers_.clear();
-  EXPECT_EQ(ReadFile("/proc/self/mountinfo").find(base_), std::string::npos) << "a mount is left: " << Log();
+  EXPECT_EQ(ReadFile("/proc/self/mountinfo").find(base_), std::string::npos) << "a mount is left";
   EXPECT_NE(access((base_ + "/run/dismd.sock").c_str(), F_OK), 0) << "the socket is left";
   for (auto& entry : std::filesystem::directory_iterator(base_ + "/state/broker")) {
     EXPECT_EQ(entry.path().filename().string().rfind("slot-", 0), std::string::npos) << "a record is left";
   }
-  for (int pid : workers_) EXPECT_NE(kill(pid, 0), 0) << "worker " << pid << " is left: " << Log();
+  for (int pid : workers_) EXPECT_NE(kill(pid, 0), 0) << "worker " << pid << " is left";
   if (HasFailure()) {
-    printf("%s\n", Log().c_str());
+    printf("%s\n", EndOfLog(Log()).c_str());
   } else {
     std::filesystem::remove_all(base_);
   }
@@ -254,7 +256,7 @@ BrokerToFront BrokerHarness::WaitEvent(const std::function<bool(const BrokerToFr
     if (wanted(message)) return message;
     events_.emplace_back(std::move(message), std::move(fds));
   }
-  ADD_FAILURE() << "the broker did not say what was waited for: " << Log();
+  ADD_FAILURE() << "the broker did not say what was waited for";
   return BrokerToFront();
 }
 
@@ -278,7 +280,7 @@ BrokerReply BrokerHarness::WaitReply(uint64_t request_id, std::vector<UniqueFd>*
     if (!received.ok() || *received != Channel::Received::kMessage) break;
     events_.emplace_back(std::move(message), std::move(received_fds));
   }
-  ADD_FAILURE() << "no reply: " << Log();
+  ADD_FAILURE() << "no reply";
   return BrokerReply();
 }
 
