@@ -248,7 +248,7 @@ TEST_F(MountCases, AMountPointInUse) {
   ExpectNothingLeft();
 }
 
-// What speaks against writing to an image is said; of one that could be written to, that this version only reads.
+// What speaks against writing to an image is said.
 TEST_F(MountCases, ReadWriteIsRefusedForItsReason) {
   const auto mount = [this](const std::string& image) {
     return Hex(Mount(Image(image), mount_point(), 1, DISM_MOUNT_READWRITE));
@@ -263,8 +263,8 @@ TEST_F(MountCases, ReadWriteIsRefusedForItsReason) {
   EXPECT_EQ(mount("being-written.wim"), "0x80070020");
   EXPECT_EQ(mount("split.swm"), "0xC1420130");
   EXPECT_EQ(mount("solid.esd"), "0xC142013C");
-  EXPECT_EQ(mount("small.wim"), Hex(E_NOTIMPL));
-  EXPECT_THAT(LastError(), HasSubstr("read-only"));
+  EXPECT_EQ(mount("small.wim"), Hex(S_OK)) << LastError();
+  EXPECT_EQ(Hex(Unmount(mount_point(), DISM_DISCARD_IMAGE)), Hex(S_OK)) << LastError();
   ExpectNothingLeft();
 }
 

@@ -238,12 +238,12 @@ class GrpcTest(ServiceTestCase):
         self.assertEqual([image["image_name"] for image in images], ["First", "Second"])
         self.assertEqual([int(image["file_count"]) for image in images], [3, 3])
 
-    def test_what_is_not_there_yet(self):
+    def test_a_mount_that_serves_is_not_remounted(self):
         root = self.mount_point()
         self.client.mount(self.image("small.wim"), root)
         with self.assertRaises(RpcFailure) as caught:
             list(self.client.stream("RemountImage", {"mount_path": root}))
-        self.assertEqual(caught.exception.code, "UNIMPLEMENTED")
+        self.assertEqual(caught.exception.reason, "NOT_REMOUNTABLE")
 
     def test_deadline_cancels_the_mount(self):
         root = self.mount_point()

@@ -295,11 +295,6 @@ TEST_F(WorkerTest, OpeningErrorsCarryTheirReason) {
   EXPECT_EQ(answer.error().message(), "install.wim is not a WIM");
 }
 
-TEST_F(WorkerTest, ReadWriteIsNotThereYet) {
-  Send(1, [](FrontToWorker& request) { request.mutable_open_image()->set_image_index(1); });
-  EXPECT_EQ(Receive().error().reason(), static_cast<int>(Reason::kNotImplemented));
-}
-
 TEST_F(WorkerTest, ReadsImageInformation) {
   Send(3, [](FrontToWorker& request) { request.mutable_read_image_info()->set_image_name_for_messages("a.wim"); });
   WorkerToFront answer = Receive();
