@@ -79,24 +79,27 @@ absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& rea
   entry.file = file;
   entry.image_path = real_image_path;
   if (!read_write) return absl::OkStatus();
-  if (registry_.IsWrittenElsewhere(mount_id_, entry, index)) {
+  if (const MountRegistry::Entry* writer = registry_.FindWriter(mount_id_, entry, index)) {
+    // Where others have their mounts is their own business.
+    const bool own = writer->mount.owner_uid() == entry.mount.owner_uid() && !writer->path.empty();
     return MakeError(Reason::kAlreadyMountedReadWrite,
-                     absl::StrCat("image ", index, " of ", real_image_path,
-                                  " is mounted read-write already; unmount it there, or mount it read-only"));
+                     absl::StrCat("image ", index, " of ", real_image_path, " is mounted read-write already",
+                                  own ? " at " + writer->path : "", "; unmount it there, or mount it read-only"));
   }
   entry.mount.set_image_index(index);
   entry.claimed_writing = true;
   return absl::OkStatus();
 }
 
-bool MountRegistry::IsWrittenElsewhere(const std::string& mount_id, const Entry& wanted, uint32_t index) {
-  return std::any_of(entries_.begin(), entries_.end(), [&](const auto& other) {
-    const Entry& entry = other.second;
-    bool writes = entry.claimed_writing || (entry.state != State::kMaking && !entry.mount.read_only());
+const MountRegistry::Entry* MountRegistry::FindWriter(const std::string& mount_id, const Entry& wanted,
+                                                      uint32_t index) {
+  for (const auto& [id, entry] : entries_) {
+    const bool writes = entry.claimed_writing || (entry.state != State::kMaking && !entry.mount.read_only());
     // Also by path: after a restart of the machine a disk may have another number.
-    bool same_file = entry.file == wanted.file || entry.image_path == wanted.image_path;
-    return other.first != mount_id && writes && same_file && entry.mount.image_index() == index;
-  });
+    const bool same_file = entry.file == wanted.file || entry.image_path == wanted.image_path;
+    if (id != mount_id && writes && same_file && entry.mount.image_index() == index) return &entry;
+  }
+  return nullptr;
 }
 
 void MountSeat::Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker) {

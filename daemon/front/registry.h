@@ -177,7 +177,8 @@ class MountRegistry {
   static absl::Status Occupied(const Entry& entry);
   void SetStaging(uint64_t slot, const internal::StagingState& staging);
   void MakeDormant(Entry* entry, const std::string& message, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool IsWrittenElsewhere(const std::string& mount_id, const Entry& wanted, uint32_t index)
+  // The other mount that writes this image; null: none.
+  const Entry* FindWriter(const std::string& mount_id, const Entry& wanted, uint32_t index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBack(const std::string& mount_id);
 

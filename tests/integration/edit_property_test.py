@@ -105,7 +105,13 @@ class TreeTest(EditCase):
         ntfs_volume.create(volume, 1 << 30)
         run("wimapply", path, str(index), volume, "--norpfix")
         with ntfs_volume.mounted(volume, "ro", "streams_interface=xattr") as mounted:
-            return list_tree(mounted)
+            entries = list_tree(mounted)
+        # ntfs-3g shows absolute targets below the directory where the volume happens to be mounted.
+        where = os.fsencode(mounted)
+        for entry in entries.values():
+            if entry.target and entry.target.startswith(where):
+                entry.target = entry.target[len(where):]
+        return entries
 
     def assert_same(self, ours, theirs):
         self.assertEqual(sorted(ours), sorted(theirs))
@@ -131,7 +137,8 @@ class TreeTest(EditCase):
             self.assertEqual((entry.size, entry.hash), (reference.size, reference.hash))
         self.assertEqual(entry.modified, reference.modified)
         self.assertEqual(entry.attributes & ~STORAGE_ATTRIBUTES, reference.attributes & ~STORAGE_ATTRIBUTES)
-        for key in ("dos_name", "crtime", "reparse_data", "ea", "object_id"):
+        # Not the EAs: wimapply does not write them through ntfs-3g (wimlib 1.13).
+        for key in ("dos_name", "crtime", "reparse_data", "object_id"):
             ours, theirs = entry.ntfs.get(key), reference.ntfs.get(key)
             if key == "dos_name" and ours and theirs:
                 ours = ours.upper()  # as wimlib writes them, whatever stands in the image
