@@ -109,9 +109,8 @@ leaves the image file byte for byte as it was, and the changes where they are.
 
   --append            store as a new image at the end of the file; the mount is of that one afterwards
   --check-integrity   write an integrity table (one that is there is renewed in any case)
-  --rebuild           write the whole file anew, without the space that replaced data take; not while the file has other
-                      mounts, and with room for a second one beside it
-  --recompress=KIND   likewise, all compressed as xpress, lzx or lzms
+  --rebuild, --recompress=KIND
+                      for writing the whole file anew; this version answers that it cannot yet
   --address, --json   see %P --help
 
 Exit codes: %P --help.

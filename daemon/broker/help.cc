@@ -23,7 +23,8 @@ WHAT IT DOES
 OPTIONS
   --socket PATH      The socket to serve. Its directory is made where it is missing. Anyone may connect.
                      Default: /run/dismd/dismd.sock; not as root: $XDG_RUNTIME_DIR/dismd/dismd.sock
-  --state-dir DIR    Where records of mounts are kept. Two services cannot share one.
+  --state-dir DIR    Where records of mounts are kept, and the changes of read-write mounts until they are committed: it
+                     wants room for these. Two services cannot share one.
                      Default: /var/lib/dismd; not as root: $XDG_STATE_HOME/dismd, else ~/.local/state/dismd
   --user NAME        The user that dismd-front runs as. Default: dismd where that user exists, else uid and gid 65521,
                      which own no files. Only as root.
@@ -36,13 +37,15 @@ FILES
   dismd-front, dismd-worker   beside dismd, else in ../libexec/dismd from there
   SOCKET.lock                 held while serving SOCKET; never removed
   DIR/lock                    held while using DIR; never removed
-  DIR/broker/slot-*           one record for each mount, readable by root alone; what a dismd that was killed left
-                              behind is unmounted by the next one
+  DIR/broker/slot-*           one record for each mount, readable by root alone; the next dismd takes over by it what one
+                              that was killed has left behind
+  DIR/staging/*               changes that are not committed yet, one directory for each read-write mount
 
 SIGNALS
   SIGTERM, SIGINT    Stop: no new work, unmount everything. What is still in use after --grace SECONDS is detached, its
-                     readers get errors, and each is named in the log. A second signal does not wait.
-  SIGHUP             Not used in this version; logged and ignored.
+                     readers get errors, and each is named in the log. A second signal does not wait. Changes that are
+                     not committed stay in DIR/staging; dismctl list shows such a mount as needs-remount.
+  SIGHUP             Hand over: dismd is started anew from its file in the same process, and the mounts go on.
 
 LIMITS
   1024 connections, 128 of one user. 4096 mounts. A step on a file system of the caller's may take 10 seconds; then the
