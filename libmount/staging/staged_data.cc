@@ -89,6 +89,7 @@ int StagedTreeImpl::StageData(const Target& target, uint64_t offset, absl::Span<
   const Stream& stream = target.stream != nullptr ? *target.stream : kNoStream;
   const NodeId owner = target.stream_id != 0 ? target.stream_id : target.file;
   const uint64_t end = offset + data.size();
+  const uint64_t writable_epoch = catalog_.writable_epoch();
   uint64_t at = offset;
   while (at < end) {
     // As far as one extent goes that may be written to; else as far as there is none.
@@ -98,7 +99,7 @@ int StagedTreeImpl::StageData(const Target& target, uint64_t offset, absl::Span<
     bool ended = false;
     stream.extents.Visit(at, end - at, [&](uint64_t part, uint64_t length, const Extent* extent, uint64_t skip) {
       if (ended) return;
-      const bool writable = extent != nullptr && extent->is_data() && extent->epoch >= catalog_.writable_epoch();
+      const bool writable = extent != nullptr && extent->is_data() && extent->epoch >= writable_epoch;
       if (first && writable) {
         in_place = extent->arena + skip;
         stop = part + length;
