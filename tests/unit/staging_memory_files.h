@@ -43,7 +43,7 @@ class MemoryDisk {
         left->now.replace(at, size, file->now, at, size);
       }
       left->synced = left->now;
-      disk->names_[name] = disk->synced_names_[name] = left;
+      disk->Put(name, std::move(left));
     }
     return disk;
   }
@@ -51,9 +51,7 @@ class MemoryDisk {
   std::shared_ptr<MemoryDisk> Copy() const {
     auto disk = std::make_shared<MemoryDisk>();
     absl::MutexLock lock(&mutex_);
-    for (const auto& [name, file] : names_) {
-      disk->names_[name] = disk->synced_names_[name] = std::make_shared<File>(*file);
-    }
+    for (const auto& [name, file] : names_) disk->Put(name, std::make_shared<File>(*file));
     return disk;
   }
 
@@ -74,6 +72,12 @@ class MemoryDisk {
  private:
   friend class MemoryFile;
   friend class MemoryFiles;
+
+  // A file that is there, and stays.
+  void Put(const std::string& name, std::shared_ptr<File> file) {
+    absl::MutexLock lock(&mutex_);
+    names_[name] = synced_names_[name] = std::move(file);
+  }
 
   // 0, or the errno to fail with.
   int Count() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

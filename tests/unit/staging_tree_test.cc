@@ -24,8 +24,6 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
-using ::testing::Not;
 
 class StagedTreeTest : public ::testing::Test {
  protected:

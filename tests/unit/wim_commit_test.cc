@@ -98,9 +98,7 @@ void Edit(EditedImage& image, bool unix_data = false) {
   image.AddDirectory("new dir");
   image.AddDirectory("new dir/inner");
   image.AddFile("new dir/inner/\xe6\x96\x87 \xed\xa0\xbd", Words(10, 1));  // an unpaired surrogate
-  for (int i = 0; i < 200; ++i) {
-    image.AddFile("new dir/" + std::to_string(i), Words(static_cast<size_t>(100 + i), static_cast<uint32_t>(1000 + i)));
-  }
+  for (uint32_t i = 0; i < 200; ++i) image.AddFile("new dir/" + std::to_string(i), Words(100 + i, 1000 + i));
   image.Link("new", "new dir/linked");
   image.Link("dir/1", "dir/sub/one");
   image.SetData("dir/100", Words(5000, 44));
