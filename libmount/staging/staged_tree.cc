@@ -300,7 +300,11 @@ ErrnoOr<LookupResult> StagedTreeImpl::Lookup(NodeId directory, std::string_view 
   if (name.size() > kMaxLookupName) return Errno(ENAMETOOLONG);
   FoundName found = FindInDirectory(directory, name);
   if (found.node == 0) found = FindStreamName(directory, name);
-  if (found.node == 0) return Errno(ENOENT);
+  if (found.node == 0) {
+    // Longer than a name may be, and not the two names of file:stream.
+    const bool too_long = name.find(':') == name.npos && CheckName(name) == ENAMETOOLONG;
+    return Errno(too_long ? ENAMETOOLONG : ENOENT);
+  }
   ErrnoOr<NodeAttributes> attributes = AttributesLocked(found.node);
   if (!attributes.ok()) return Errno(attributes.error());
   return LookupResult{*attributes, found.exact};

@@ -63,6 +63,11 @@ class StagedTreeTest : public ::testing::Test {
   NodeId docs_ = 0, readme_ = 0, big_ = 0, stream_ = 0;
 };
 
+TEST_F(StagedTreeTest, NamesThatCannotBeAreTooLong) {
+  EXPECT_EQ(tree_->Lookup(kRootNode, std::string(255, 'x')).error(), ENOENT);
+  EXPECT_EQ(tree_->Lookup(kRootNode, std::string(256, 'x')).error(), ENAMETOOLONG);
+}
+
 TEST_F(StagedTreeTest, WithoutChangesItIsTheImage) {
   EXPECT_FALSE(tree_->has_changes());
   EXPECT_THAT(List(*tree_, kRootNode), ElementsAre("Docs", "big.bin", "Long File Name.txt"));
