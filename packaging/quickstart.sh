@@ -69,6 +69,7 @@ cleanup() {
   exit "$status"
 }
 trap cleanup EXIT
+trap 'echo "quickstart: line $LINENO failed" >&2' ERR
 trap 'exit 130' INT TERM HUP
 work=$(mktemp -d "${TMPDIR:-/tmp}/dismd-quickstart.XXXXXX")
 chmod 755 "$work"
@@ -87,8 +88,8 @@ if [[ -z $image ]]; then
   step "3. A WIM made of this machine's files (give one of your own: quickstart.sh IMAGE)"
   mkdir -p "$work/files/Programs" "$work/files/Documents"
   cp -rL /usr/share/common-licenses "$work/files/Licenses"
-  find /usr/bin -maxdepth 1 -type f -size -2000k | sort | head -n 200 | xargs -d '\n' cp -t "$work/files/Programs"
-  find /usr/share/doc -maxdepth 2 -name copyright | sort | head -n 200 |
+  find /usr/bin -maxdepth 1 -type f -size -2000k | sort | sed -n '1,200p' | xargs -d '\n' cp -t "$work/files/Programs"
+  find /usr/share/doc -maxdepth 2 -name copyright | sort | sed -n '1,200p' |
     while read -r file; do cp "$file" "$work/files/Documents/$(basename "$(dirname "$file")").txt"; done
   image=$work/quickstart.wim
   type_in wimlib-imagex capture "$work/files" "$image" "Quick start" --compress=XPRESS
