@@ -16,13 +16,11 @@
 #include "libmount/staging/staged_tree_impl.h"
 #include "libmount/tree/reparse.h"
 #include "libmount/tree/tagged_items.h"
+#include "libmount/tree/xattr_names.h"
 
 namespace libmount {
 namespace {
 
-constexpr std::string_view kNtfsPrefix = "system.ntfs_";
-constexpr std::string_view kUserPrefix = "user.";
-constexpr std::string_view kTrustedPrefix = "trusted.";
 constexpr size_t kReparseHeaderSize = 8;
 
 // What cannot be set as an attribute: it follows from what the file is.
@@ -115,10 +113,10 @@ ErrnoOr<std::string> StagedTreeImpl::GetXattr(NodeId id, std::string_view name) 
   if (target->node == nullptr) return base_tree_->GetXattr(id, name);
   if (target->stream_id != 0) return Errno(ENODATA);
   const Node& node = *target->node;
-  if (StartsWith(name, kNtfsPrefix)) return NtfsXattr(id, node, name.substr(kNtfsPrefix.size()));
-  if (StartsWith(name, kUserPrefix)) {
+  if (StartsWith(name, kNtfsXattrPrefix)) return NtfsXattr(id, node, name.substr(kNtfsXattrPrefix.size()));
+  if (StartsWith(name, kUserXattrPrefix)) {
     for (const Stream& stream : node.streams) {
-      if (stream.name.empty() || stream.name != name.substr(kUserPrefix.size())) continue;
+      if (stream.name.empty() || stream.name != name.substr(kUserXattrPrefix.size())) continue;
       if (stream.size > XATTR_SIZE_MAX) return Errno(E2BIG);
       std::string value(stream.size, '\0');
       std::vector<Segment> blob_parts;
@@ -128,13 +126,9 @@ ErrnoOr<std::string> StagedTreeImpl::GetXattr(NodeId id, std::string_view name) 
       return value;
     }
   }
-  ErrnoOr<std::string> found = Errno(ENODATA);
-  VisitLinuxXattrs(node.tagged_items, [&](const ExtendedAttribute& attribute) {
-    if (attribute.name != name) return true;
-    found = std::string(attribute.value);
-    return false;
-  });
-  return found;
+  const std::optional<std::string_view> found = FindLinuxXattr(node.tagged_items, name);
+  if (!found) return Errno(ENODATA);
+  return std::string(*found);
 }
 
 ErrnoOr<std::vector<std::string>> StagedTreeImpl::ListXattrs(NodeId id) const {
@@ -142,41 +136,20 @@ ErrnoOr<std::vector<std::string>> StagedTreeImpl::ListXattrs(NodeId id) const {
   ErrnoOr<Target> target = Find(id);
   if (!target.ok()) return Errno(target.error());
   if (target->node == nullptr) return base_tree_->ListXattrs(id);
-  std::vector<std::string> names;
-  if (target->stream_id != 0) return names;
+  if (target->stream_id != 0) return std::vector<std::string>();
   const Node& node = *target->node;
-  size_t list_size = 0;
-  auto add = [&](std::string_view prefix, std::string_view name, uint64_t value_size) {
-    const size_t size = prefix.size() + name.size();
-    if (size > XATTR_NAME_MAX || value_size > XATTR_SIZE_MAX || name.find('\0') != name.npos) return;
-    if (list_size + size + 1 > XATTR_LIST_MAX) return;
-    list_size += size + 1;
-    names.push_back(std::string(prefix).append(name));
-  };
-  for (std::string_view name : {"attrib", "attrib_be", "times", "times_be", "crtime", "crtime_be"}) {
-    add(kNtfsPrefix, name, 0);
-  }
-  if (node.security != nullptr) add(kNtfsPrefix, "acl", node.security->size());
-  if (!catalog_.FindName(id).short_name.empty()) add(kNtfsPrefix, "dos_name", 0);
-  if (node.has_reparse_point()) add(kNtfsPrefix, "reparse_data", 0);
-  const size_t object_id_size = FindTaggedItem(node.tagged_items, kTagObjectId, kObjectIdMinSize).size();
-  if (object_id_size > 0) add(kNtfsPrefix, "object_id", object_id_size);
-  const size_t ea_size = NtfsEas(node.tagged_items).size();
-  if (ea_size > 0) add(kNtfsPrefix, "ea", ea_size);
-  // The kernel keeps these two families to files and directories, and to root.
+  XattrNames names;
+  if (node.security != nullptr) names.AddNtfs("acl", node.security->size());
+  if (!catalog_.FindName(id).short_name.empty()) names.AddNtfs("dos_name", 0);
+  if (node.has_reparse_point()) names.AddNtfs("reparse_data", 0);
+  names.AddNtfsItems(node.tagged_items);
   const uint32_t mode = node.mode();
   const bool user_readable = S_ISREG(mode) || S_ISDIR(mode);
   for (const Stream& stream : node.streams) {
-    if (user_readable && !stream.name.empty()) add(kUserPrefix, stream.name, stream.size);
+    if (user_readable && !stream.name.empty()) names.Add(kUserXattrPrefix, stream.name, stream.size);
   }
-  VisitLinuxXattrs(node.tagged_items, [&](const ExtendedAttribute& attribute) {
-    const bool readable = !StartsWith(attribute.name, kNtfsPrefix) &&
-                          (user_readable || !StartsWith(attribute.name, kUserPrefix)) &&
-                          (options_.uid == 0 || !StartsWith(attribute.name, kTrustedPrefix));
-    if (readable) add("", attribute.name, attribute.value.size());
-    return true;
-  });
-  return names;
+  names.AddLinuxXattrs(node.tagged_items, user_readable, options_.uid == 0);
+  return names.Take();
 }
 
 // --- changing
@@ -227,7 +200,7 @@ int StagedTreeImpl::DescribeShortName(NodeId file, std::string_view value, EditW
 int StagedTreeImpl::DescribeStreamXattr(const Target& target, std::string_view name,
                                         std::optional<std::string_view> value, EditWriter& edits) {
   const Node& node = *target.node;
-  const std::string linux_name = std::string(kUserPrefix).append(name);
+  const std::string linux_name = std::string(kUserXattrPrefix).append(name);
   std::string tagged_items = RemoveLinuxXattr(node.tagged_items, linux_name);
   if (tagged_items != node.tagged_items) {
     edits.Op(Edit::kMeta).Number(target.file).Number(kMetaTaggedItems).Text(tagged_items);
@@ -258,14 +231,15 @@ int StagedTreeImpl::DescribeStreamXattr(const Target& target, std::string_view n
 int StagedTreeImpl::DescribeXattr(const Target& target, std::string_view name, std::optional<std::string_view> value,
                                   EditWriter& edits) {
   const Node& node = *target.node;
-  if (StartsWith(name, kUserPrefix)) return DescribeStreamXattr(target, name.substr(kUserPrefix.size()), value, edits);
-  if (!StartsWith(name, kNtfsPrefix)) {
+  if (StartsWith(name, kUserXattrPrefix))
+    return DescribeStreamXattr(target, name.substr(kUserXattrPrefix.size()), value, edits);
+  if (!StartsWith(name, kNtfsXattrPrefix)) {
     // Other xattrs of Linux that came with the image can go.
     if (value) return EOPNOTSUPP;
     edits.Op(Edit::kMeta).Number(target.file).Number(kMetaTaggedItems).Text(RemoveLinuxXattr(node.tagged_items, name));
     return 0;
   }
-  name.remove_prefix(kNtfsPrefix.size());
+  name.remove_prefix(kNtfsXattrPrefix.size());
   if (name == "reparse_data") return DescribeReparse(target, value, edits);
   if (name == "dos_name") return DescribeShortName(target.file, value.value_or(std::string_view()), edits);
   if (name == "acl") {
@@ -320,10 +294,11 @@ int StagedTreeImpl::DescribeXattr(const Target& target, std::string_view name, s
 }
 
 bool StagedTreeImpl::HasXattr(NodeId file, const Node& node, std::string_view name) const {
-  if (StartsWith(name, kNtfsPrefix)) return NtfsXattr(file, node, name.substr(kNtfsPrefix.size())).ok();
+  if (StartsWith(name, kNtfsXattrPrefix)) return NtfsXattr(file, node, name.substr(kNtfsXattrPrefix.size())).ok();
   bool found = false;
   for (const Stream& stream : node.streams) {
-    found |= StartsWith(name, kUserPrefix) && !stream.name.empty() && stream.name == name.substr(kUserPrefix.size());
+    found |= StartsWith(name, kUserXattrPrefix) && !stream.name.empty() &&
+             stream.name == name.substr(kUserXattrPrefix.size());
   }
   VisitLinuxXattrs(node.tagged_items, [&](const ExtendedAttribute& attribute) {
     found |= attribute.name == name;

@@ -138,6 +138,16 @@ void VisitLinuxXattrs(std::string_view tagged_items, ExtendedAttributeVisitor vi
       item, [&](const ExtendedAttribute& attribute) { return !HasLinuxName(attribute.name) || visitor(attribute); });
 }
 
+std::optional<std::string_view> FindLinuxXattr(std::string_view tagged_items, std::string_view name) {
+  std::optional<std::string_view> found;
+  VisitLinuxXattrs(tagged_items, [&](const ExtendedAttribute& attribute) {
+    if (attribute.name != name) return true;
+    found = attribute.value;
+    return false;
+  });
+  return found;
+}
+
 std::string RemoveLinuxXattr(std::string_view tagged_items, std::string_view name) {
   std::string kept;
   std::string_view item = FindTaggedItem(tagged_items, kTagExtendedAttributes, kTagMinSize);

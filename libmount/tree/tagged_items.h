@@ -55,6 +55,8 @@ bool HasLinuxName(std::string_view name);
 
 // The image's Linux xattrs, in whichever of the two forms it has them.
 void VisitLinuxXattrs(std::string_view tagged_items, ExtendedAttributeVisitor visitor);
+// The value of the Linux xattr of that name; nullopt: there is none.
+std::optional<std::string_view> FindLinuxXattr(std::string_view tagged_items, std::string_view name);
 // `tagged_items` without the Linux xattr of that name.
 std::string RemoveLinuxXattr(std::string_view tagged_items, std::string_view name);
 

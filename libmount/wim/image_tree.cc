@@ -9,6 +9,7 @@
 
 #include "libmount/base/reason.h"
 #include "libmount/base/utf16.h"
+#include "libmount/tree/file_mode.h"
 
 namespace libmount {
 namespace {
@@ -17,17 +18,6 @@ namespace {
 constexpr size_t kMaxLookupName = 1024;
 constexpr uint64_t kBlockSize = 4096;
 constexpr uint64_t kStatBlockSize = 512;
-
-constexpr uint32_t kDirectoryMode = S_IFDIR | 0755;
-constexpr uint32_t kFileMode = S_IFREG | 0644;
-constexpr uint32_t kReadOnlyFileMode = S_IFREG | 0444;
-constexpr uint32_t kLinkMode = S_IFLNK | 0777;
-constexpr uint32_t kPermissionBits = 07777;
-
-bool IsSpecialFile(uint32_t mode) {
-  const uint32_t type = mode & S_IFMT;
-  return type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK;
-}
 
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return value / unit * unit + (value % unit ? unit : 0); }
 
@@ -96,17 +86,10 @@ const MetadataDirectory* ImageTree::FindDirectory(NodeId id) const {
 }
 
 uint32_t ImageTree::ModeOf(const MetadataInode& inode) const {
-  uint32_t mode = inode.attributes & kAttributeReadOnly ? kReadOnlyFileMode : kFileMode;
-  if (image_.IsLink(inode)) {
-    return kLinkMode;
-  } else if (image_.IsDirectory(inode)) {
-    mode = kDirectoryMode;
-  }
   const MetadataExtra* extra = image_.Extra(inode);
-  if (extra == nullptr || !extra->has_unix_data) return mode;
-  // The permissions are the image's to say, and what Windows has no type for; not that a directory is a file.
-  const uint32_t type = S_ISREG(mode) && IsSpecialFile(extra->unix_data.mode) ? extra->unix_data.mode : mode;
-  return (type & S_IFMT) | (extra->unix_data.mode & kPermissionBits);
+  if (extra == nullptr) return FileMode(inode.attributes, 0, std::nullopt);
+  return FileMode(inode.attributes, extra->reparse_tag,
+                  extra->has_unix_data ? std::optional<uint32_t>(extra->unix_data.mode) : std::nullopt);
 }
 
 NodeAttributes ImageTree::AttributesOf(const MetadataInode& inode) const {

@@ -24,14 +24,11 @@
 
 #include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
+#include "libmount/tree/xattr_names.h"
 #include "libmount/wim/image_tree.h"
 
 namespace libmount {
 namespace {
-
-constexpr std::string_view kNtfsPrefix = "system.ntfs_";
-constexpr std::string_view kUserPrefix = "user.";
-constexpr std::string_view kTrustedPrefix = "trusted.";
 
 bool StartsWith(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
 
@@ -56,7 +53,7 @@ uint32_t NtfsAttributes(const MetadataInode& inode) {
 ErrnoOr<std::string> ImageTree::NtfsXattr(const MetadataInode& inode, std::string_view name) const {
   const MetadataExtra* extra = image_.Extra(inode);
   const std::string_view tagged_items = extra == nullptr ? std::string_view() : image_.Text(extra->tagged_items);
-  name.remove_prefix(kNtfsPrefix.size());
+  name.remove_prefix(kNtfsXattrPrefix.size());
   if (name == "attrib" || name == "attrib_be") return Bytes({NtfsAttributes(inode)}, name == "attrib_be");
   if (name == "crtime" || name == "crtime_be") return Bytes({inode.creation_time}, name == "crtime_be");
   if (name == "times" || name == "times_be") {
@@ -106,69 +103,40 @@ ErrnoOr<std::string> ImageTree::GetXattr(NodeId id, std::string_view name) const
   if (!node) return Errno(ENOENT);
   if (node->stream != nullptr) return Errno(ENODATA);
   const MetadataInode& inode = *node->inode;
-  if (StartsWith(name, kNtfsPrefix)) return NtfsXattr(inode, name);
+  if (StartsWith(name, kNtfsXattrPrefix)) return NtfsXattr(inode, name);
   const MetadataExtra* extra = image_.Extra(inode);
   if (extra == nullptr) return Errno(ENODATA);
-  if (StartsWith(name, kUserPrefix)) {
-    ErrnoOr<std::string> stream = StreamXattr(inode, name.substr(kUserPrefix.size()));
+  if (StartsWith(name, kUserXattrPrefix)) {
+    ErrnoOr<std::string> stream = StreamXattr(inode, name.substr(kUserXattrPrefix.size()));
     if (stream.ok() || stream.error() != ENODATA) return stream;
   }
-  ErrnoOr<std::string> found = Errno(ENODATA);
-  VisitLinuxXattrs(image_.Text(extra->tagged_items), [&](const ExtendedAttribute& attribute) {
-    if (attribute.name != name) return true;
-    found = std::string(attribute.value);
-    return false;
-  });
-  return found;
+  const std::optional<std::string_view> found = FindLinuxXattr(image_.Text(extra->tagged_items), name);
+  if (!found) return Errno(ENODATA);
+  return std::string(*found);
 }
 
-// What is listed can be read: tools that copy attributes take one that cannot for an error. What is left out for its
-// size or name can still be opened as file:stream.
 ErrnoOr<std::vector<std::string>> ImageTree::ListXattrs(NodeId id) const {
   std::optional<Node> node = FindNode(id);
   if (!node) return Errno(ENOENT);
-  std::vector<std::string> names;
-  if (node->stream != nullptr) return names;
+  if (node->stream != nullptr) return std::vector<std::string>();
   const MetadataInode& inode = *node->inode;
-  size_t list_size = 0;
-  auto add = [&](std::string_view prefix, std::string_view name, uint64_t value_size) {
-    const size_t size = prefix.size() + name.size();
-    if (size > XATTR_NAME_MAX || value_size > XATTR_SIZE_MAX || name.find('\0') != name.npos) return;
-    if (list_size + size + 1 > XATTR_LIST_MAX) return;
-    list_size += size + 1;
-    names.push_back(std::string(prefix).append(name));
-  };
-  for (std::string_view name : {"attrib", "attrib_be", "times", "times_be", "crtime", "crtime_be"}) {
-    add(kNtfsPrefix, name, 0);
-  }
-  if (inode.security != kNone) add(kNtfsPrefix, "acl", image_.security[inode.security].size);
-  if (image_.entries[inode.first_entry].short_name_size > 0) add(kNtfsPrefix, "dos_name", 0);
+  XattrNames names;
+  if (inode.security != kNone) names.AddNtfs("acl", image_.security[inode.security].size);
+  if (image_.entries[inode.first_entry].short_name_size > 0) names.AddNtfs("dos_name", 0);
   const MetadataExtra* extra = image_.Extra(inode);
-  if (extra == nullptr) return names;
+  if (extra == nullptr) return names.Take();
 
   const std::string_view tagged_items = image_.Text(extra->tagged_items);
-  if (inode.attributes & kAttributeReparsePoint) add(kNtfsPrefix, "reparse_data", 0);
-  const size_t object_id_size = FindTaggedItem(tagged_items, kTagObjectId, kObjectIdMinSize).size();
-  if (object_id_size > 0) add(kNtfsPrefix, "object_id", object_id_size);
-  const size_t ea_size = NtfsEas(tagged_items).size();
-  if (ea_size > 0) add(kNtfsPrefix, "ea", ea_size);
-
-  // The kernel keeps these two families to files and directories, and to root.
+  if (inode.attributes & kAttributeReparsePoint) names.AddNtfs("reparse_data", 0);
+  names.AddNtfsItems(tagged_items);
   const uint32_t mode = ModeOf(inode);
   const bool user_readable = S_ISREG(mode) || S_ISDIR(mode);
-  const bool trusted_readable = options_.uid == 0;
   for (uint32_t i = 0; user_readable && i < extra->stream_count; ++i) {
     const MetadataStream& stream = image_.streams[extra->first_stream + i];
-    add(kUserPrefix, image_.Text(stream.name), BlobSize(stream.blob));
+    names.Add(kUserXattrPrefix, image_.Text(stream.name), BlobSize(stream.blob));
   }
-  VisitLinuxXattrs(tagged_items, [&](const ExtendedAttribute& attribute) {
-    const bool readable = !StartsWith(attribute.name, kNtfsPrefix) &&
-                          (user_readable || !StartsWith(attribute.name, kUserPrefix)) &&
-                          (trusted_readable || !StartsWith(attribute.name, kTrustedPrefix));
-    if (readable) add("", attribute.name, attribute.value.size());
-    return true;
-  });
-  return names;
+  names.AddLinuxXattrs(tagged_items, user_readable, options_.uid == 0);
+  return names.Take();
 }
 
 }  // namespace libmount

@@ -117,7 +117,7 @@ TEST_F(BrokerMountTest, WorkerHasItsUserAndFewDescriptorsAndNoRights) {
   EXPECT_THAT(status, HasSubstr("\nNoNewPrivs:\t1\n"));
   int descriptors = 0;
   for (auto& entry : std::filesystem::directory_iterator(process + "/fd")) descriptors += entry.exists() || true;
-  EXPECT_EQ(descriptors, 8);  // 0 to 6 (see daemon/worker/main.cc), and /dev/fuse
+  EXPECT_EQ(descriptors, 8);  // 0 to 6 (daemon/worker/sandbox.h), and /dev/fuse
 }
 
 TEST_F(BrokerMountTest, RootsWorkerIsNotRoot) {

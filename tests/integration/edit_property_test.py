@@ -137,7 +137,8 @@ class TreeTest(EditCase):
             self.assertEqual((entry.size, entry.hash), (reference.size, reference.hash))
         self.assertEqual(entry.modified, reference.modified)
         self.assertEqual(entry.attributes & ~STORAGE_ATTRIBUTES, reference.attributes & ~STORAGE_ATTRIBUTES)
-        # Not the EAs: wimapply does not write them through ntfs-3g (wimlib 1.13).
+        # Not the EAs, which wimapply does not write through ntfs-3g (wimlib 1.13): Edits.compare looks at them when the
+        # committed image is mounted again.
         for key in ("dos_name", "crtime", "reparse_data", "object_id"):
             ours, theirs = entry.ntfs.get(key), reference.ntfs.get(key)
             if key == "dos_name" and ours and theirs:
