@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
+#include "daemon/worker/opened_wim.h"
 #include "daemon/worker/sandbox.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/log.h"
@@ -66,7 +67,9 @@ int Main(int argc, char** argv) {
   options.image = UniqueFd(dismd::kImageFd);
   if (with_staging) options.staging = UniqueFd(dismd::kStagingFd);
   options.log = log;
-  options.open_image = &libmount::WimFile::Open;
+  options.open_image = [](dismd::ImageSource source, libmount::OperationMonitor& monitor) {
+    return dismd::OpenedWim::Open(std::move(source), &libmount::WimFile::Open, monitor);
+  };
   // Never destroyed: a thread may be waiting for a file system that does not answer, and the process can end without
   // it.
   auto* worker = new dismd::Worker(std::move(options));

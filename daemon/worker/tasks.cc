@@ -66,7 +66,7 @@ void Worker::Answer(const internal::WorkerToFront& message) {
   link_.Send(message);
 }
 
-absl::StatusOr<std::unique_ptr<libmount::WimFile>> Worker::OpenFile(const std::string& name, RequestMonitor& monitor) {
+absl::StatusOr<std::unique_ptr<OpenedImage>> Worker::OpenFile(const std::string& name, RequestMonitor& monitor) {
   UniqueFd image = image_.Duplicate();
   if (!image) return libmount::MakeErrnoError(Reason::kOutOfResources, errno, "duplicating the image's descriptor");
   libmount::SiblingOpener open_sibling = [this, &monitor](std::string_view sibling) {
@@ -74,14 +74,16 @@ absl::StatusOr<std::unique_ptr<libmount::WimFile>> Worker::OpenFile(const std::s
   };
   libmount::TestSeam("worker-opening", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
-  return open_image_(std::move(image), name, open_sibling, monitor);
+  return open_image_(ImageSource{std::move(image), name, open_sibling}, monitor);
+}
+
+OpenedImage* Worker::opened() const {
+  absl::MutexLock lock(&mutex_);
+  return opened_.get();
 }
 
 absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonitor& monitor) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (tree_ != nullptr) return absl::FailedPreconditionError("the worker has opened its image already");
-  }
+  if (opened() != nullptr) return absl::FailedPreconditionError("the worker has opened its image already");
   if (absl::Status opened = OpenTree(request, monitor); !opened.ok()) return opened;
   AnswerOpened(monitor.request_id(), open_.image_index());
   malloc_trim(0);  // reading the metadata took several times what is kept of it
@@ -89,15 +91,9 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
 }
 
 absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor& monitor) {
-  auto file = OpenFile(request.image_name_for_messages(), monitor);
-  if (!file.ok()) return file.status();
-  file_ = *std::move(file);
-  if (file_->is_marked_write_in_progress()) {
-    Log(Severity::kWarning, log_,
-        request.image_name_for_messages() +
-            " is marked as being written by another program; what it shows may be incomplete");
-  }
-  absl::StatusOr<uint32_t> index = ChooseImage(request);
+  auto image = OpenFile(request.image_name_for_messages(), monitor);
+  if (!image.ok()) return image.status();
+  absl::StatusOr<uint32_t> index = ChooseImage(**image, request);
   if (!index.ok()) return index.status();
   open_ = request;
   open_.set_image_index(*index);
@@ -105,20 +101,16 @@ absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor
   libmount::TestSeam("worker-reading-metadata", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
   SetCacheBudget(request.cache_budget());
-  auto tree = file_->OpenTree(*index, TreeOptions(), monitor);
-  if (!tree.ok()) return tree.status();
-  {
-    absl::MutexLock lock(&mutex_);
-    own_tree_ = *std::move(tree);
-    tree_ = own_tree_.get();
-    tree_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
-    demand_.emplace(file_->is_solid());
-  }
+  if (absl::Status opened = (*image)->OpenTree(*index, TreeOptions(), monitor); !opened.ok()) return opened;
+  absl::MutexLock lock(&mutex_);
+  opened_ = *std::move(image);
+  opened_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
+  demand_.emplace(opened_->is_solid());
   return absl::OkStatus();
 }
 
-libmount::WimTreeOptions Worker::TreeOptions() {
-  libmount::WimTreeOptions options;
+OpenedImage::TreeOptions Worker::TreeOptions() {
+  OpenedImage::TreeOptions options;
   options.uid = open_.owner_uid();
   options.gid = open_.owner_gid();
   options.observer = this;
@@ -129,31 +121,16 @@ libmount::WimTreeOptions Worker::TreeOptions() {
 }
 
 absl::Status Worker::OpenStaging(bool resumed, RequestMonitor& monitor) {
-  if (!staging_fd_ || open_.read_only()) return absl::FailedPreconditionError("the worker has no staging directory");
-  StagedMount::Options options;
-  options.image = &image_;
-  options.staging = staging_fd_.Duplicate();
-  options.image_name = open_.image_name_for_messages();
-  options.image_index = open_.image_index();
-  options.unix_data = open_.unix_data();
-  options.resumed = resumed;
-  options.tree = TreeOptions();
-  options.reopen = [this](libmount::OperationMonitor& waiting) {
-    // Not split: no further files are wanted.
-    libmount::SiblingOpener none = [](std::string_view) { return absl::NotFoundError("not a split image"); };
-    return open_image_(image_.Duplicate(), open_.image_name_for_messages(), none, waiting);
-  };
-  auto staged = StagedMount::Open(std::move(options), monitor);
-  if (!staged.ok()) return staged.status();
-  std::unique_ptr<libmount::WimTree> replaced;
+  OpenedImage* image = opened();
+  if (!staging_fd_ || image == nullptr || open_.read_only()) {
+    return absl::FailedPreconditionError("the worker has no staging directory");
+  }
+  absl::Status staged = image->OpenStaging(StagingSource{staging_fd_.Duplicate(), open_.unix_data(), resumed}, monitor);
+  if (!staged.ok()) return staged;
   {
     absl::MutexLock lock(&mutex_);
-    staged_ = *std::move(staged);
-    tree_ = staged_->base();
-    tree_->SetCacheBudget(cache_budget_);
-    replaced = std::move(own_tree_);
+    staged_ = true;
   }
-  replaced.reset();
   malloc_trim(0);
   return absl::OkStatus();
 }
@@ -163,21 +140,21 @@ absl::Status Worker::AnswerStaging(RequestMonitor& monitor) {
   answer.set_request_id(monitor.request_id());
   {
     absl::MutexLock lock(&mutex_);
-    *answer.mutable_staging_opened()->mutable_staging() = staged_->GetState();
-    *answer.mutable_staging_opened()->mutable_last_commit() = staged_->LastCommit();
+    *answer.mutable_staging_opened()->mutable_staging() = opened_->GetStagingState();
+    *answer.mutable_staging_opened()->mutable_last_commit() = opened_->LastCommit();
   }
   Answer(answer);
   return absl::OkStatus();
 }
 
 absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& monitor) {
-  StagedMount* staged;
+  OpenedImage* image;
   {
     absl::MutexLock lock(&mutex_);
-    staged = staged_.get();
+    image = staged_ ? opened_.get() : nullptr;
   }
-  if (staged == nullptr) return absl::FailedPreconditionError("nothing is staged");
-  absl::StatusOr<internal::Committed> done = staged->Commit(request, monitor);
+  if (image == nullptr) return absl::FailedPreconditionError("nothing is staged");
+  absl::StatusOr<internal::Committed> done = image->Commit(request, monitor);
   if (!done.ok()) return done.status();
   TellServingState();  // the index may be another
   internal::WorkerToFront answer;
@@ -187,12 +164,14 @@ absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& mon
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint32_t> Worker::ChooseImage(const internal::OpenImage& request) const {
-  if (request.image_case() == internal::OpenImage::kImageName) return file_->FindImage(request.image_name());
+absl::StatusOr<uint32_t> Worker::ChooseImage(const OpenedImage& image, const internal::OpenImage& request) {
+  if (request.image_case() == internal::OpenImage::kImageName) return image.FindImage(request.image_name());
   const uint32_t index = request.image_index();
-  if (index == 0 || index > file_->images().size()) {
-    return MakeError(Reason::kInvalidImageIndex, absl::StrCat(request.image_name_for_messages(), " has no image ",
-                                                              index, "; it has 1 to ", file_->images().size()));
+  const size_t images = image.images().size();
+  if (index == 0 || index > images) {
+    return MakeError(Reason::kInvalidImageIndex,
+                     absl::StrCat(request.image_name_for_messages(), " has no image ", index,
+                                  images == 1 ? "; it has one, 1" : absl::StrCat("; it has 1 to ", images)));
   }
   return index;
 }
@@ -200,26 +179,28 @@ absl::StatusOr<uint32_t> Worker::ChooseImage(const internal::OpenImage& request)
 void Worker::AnswerOpened(uint64_t request_id, uint32_t index) {
   internal::WorkerToFront answer;
   answer.set_request_id(request_id);
-  internal::ImageOpened* opened = answer.mutable_image_opened();
-  const libmount::ImageInfo& info = file_->images()[index - 1];
-  opened->set_image_index(index);
-  opened->set_image_name(ToValidUtf8(info.name));
-  opened->set_image_type(ImageTypeNumber(info.type));
-  opened->set_marked_write_in_progress(file_->is_marked_write_in_progress());
-  opened->set_is_split(file_->is_split());
-  opened->set_is_solid(file_->is_solid());
-  opened->set_is_pipable(file_->is_pipable());
-  opened->set_marked_read_only(file_->is_marked_read_only());
+  internal::ImageOpened* message = answer.mutable_image_opened();
+  const OpenedImage& image = *opened();
+  const libmount::ImageInfo& info = image.images()[index - 1];
+  message->set_image_index(index);
+  message->set_image_name(ToValidUtf8(info.name));
+  message->set_image_type(ImageTypeNumber(info.type));
+  image.Describe(message);
+  if (message->marked_write_in_progress()) {
+    Log(Severity::kWarning, log_,
+        open_.image_name_for_messages() +
+            " is marked as being written by another program; what it shows may be incomplete");
+  }
   Answer(answer);
 }
 
 absl::Status Worker::ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor) {
-  auto file = OpenFile(request.image_name_for_messages(), monitor);
-  if (!file.ok()) return file.status();
+  auto image = OpenFile(request.image_name_for_messages(), monitor);
+  if (!image.ok()) return image.status();
   internal::WorkerToFront answer;
   answer.set_request_id(monitor.request_id());
   answer.mutable_image_info_read();  // also where there is no image in the file
-  for (const libmount::ImageInfo& info : (*file)->images()) {
+  for (const libmount::ImageInfo& info : (*image)->images()) {
     *answer.mutable_image_info_read()->add_images() = ToMessage(info);
   }
   Answer(answer);
@@ -227,10 +208,11 @@ absl::Status Worker::ReadImageInfo(const internal::ReadImageInfo& request, Reque
 }
 
 absl::Status Worker::CheckIntegrity(RequestMonitor& monitor) {
-  if (file_ == nullptr) return absl::FailedPreconditionError("the image is not open");
+  OpenedImage* image = opened();
+  if (image == nullptr) return absl::FailedPreconditionError("the image is not open");
   libmount::TestSeam("worker-checking-integrity", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
-  if (absl::Status status = file_->CheckIntegrity(monitor); !status.ok()) return status;
+  if (absl::Status status = image->CheckIntegrity(monitor); !status.ok()) return status;
   internal::WorkerToFront answer;
   answer.set_request_id(monitor.request_id());
   Answer(answer);
@@ -277,9 +259,9 @@ absl::Status Worker::Serve(UniqueFd fuse, libmount::FuseServer::Recovery recover
     Wake();
   };
   absl::MutexLock lock(&mutex_);
-  if (tree_ == nullptr) return absl::FailedPreconditionError("a /dev/fuse descriptor before the image was opened");
-  server_ = staged_ != nullptr ? std::make_unique<libmount::FuseServer>(staged_->tree(), std::move(options))
-                               : std::make_unique<libmount::FuseServer>(tree_, std::move(options));
+  if (opened_ == nullptr) return absl::FailedPreconditionError("a /dev/fuse descriptor before the image was opened");
+  server_ = staged_ ? std::make_unique<libmount::FuseServer>(opened_->writable_tree(), std::move(options))
+                    : std::make_unique<libmount::FuseServer>(opened_->tree(), std::move(options));
   return server_->Start(
       std::move(fuse), std::move(recovery), [this] { OnServing(); },
       [this](const absl::Status& ended) { OnServingEnded(ended); });
@@ -303,7 +285,7 @@ void Worker::TellServingState() {
     state->set_init_request(init->request);
     state->set_init_reply(init->reply);
     *state->mutable_open_image() = open_;
-    if (staged_ != nullptr) state->mutable_open_image()->set_image_index(staged_->image_index());
+    state->mutable_open_image()->set_image_index(opened_->image_index());
   }
   state->set_fuse_fd(fuse_.get());
   state->set_recovery_fd(inflight_ ? inflight_.get() : 0);

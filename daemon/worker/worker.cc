@@ -228,7 +228,7 @@ void Worker::Cancel(uint64_t request_id) {
 void Worker::SetCacheBudget(uint64_t bytes) {
   absl::MutexLock lock(&mutex_);
   cache_budget_ = std::min(bytes, kMostCacheBytes);
-  if (tree_ != nullptr) tree_->SetCacheBudget(cache_budget_);
+  if (opened_ != nullptr) opened_->SetCacheBudget(cache_budget_);
 }
 
 void Worker::SendStats(uint64_t request_id) {
@@ -244,9 +244,9 @@ void Worker::SendStats(uint64_t request_id) {
       stats->set_reads(served.reads);
       stats->set_bytes_read(served.bytes_read);
     }
-    if (staged_ != nullptr) *stats->mutable_staging() = staged_->GetState();
-    if (tree_ != nullptr) {
-      libmount::WimTree::Stats read = tree_->GetStats();
+    if (staged_) *stats->mutable_staging() = opened_->GetStagingState();
+    if (opened_ != nullptr) {
+      OpenedImage::TreeStats read = opened_->GetTreeStats();
       stats->set_cache_bytes(read.cache_bytes);
       stats->set_chunks_decoded(read.chunks_decoded);
       stats->set_cache_hits(read.cache_hits);
@@ -259,8 +259,8 @@ void Worker::AskForCache() {
   uint64_t wanted = 0;
   {
     absl::MutexLock lock(&mutex_);
-    if (tree_ == nullptr || server_ == nullptr || !demand_.has_value()) return;
-    wanted = demand_->Judge(tree_->GetStats(), server_->GetStats().bytes_read, cache_budget_);
+    if (opened_ == nullptr || server_ == nullptr || !demand_.has_value()) return;
+    wanted = demand_->Judge(opened_->GetTreeStats(), server_->GetStats().bytes_read, cache_budget_);
   }
   if (wanted == 0) return;
   internal::WorkerToFront event;
@@ -273,8 +273,8 @@ void Worker::TellStaging() {
   internal::WorkerToFront event;
   {
     absl::MutexLock lock(&mutex_);
-    if (staged_ == nullptr || server_ == nullptr) return;
-    *event.mutable_staging_state() = staged_->GetState();
+    if (!staged_ || server_ == nullptr) return;
+    *event.mutable_staging_state() = opened_->GetStagingState();
   }
   const internal::StagingState& now = event.staging_state();
   if (now.has_changes() == told_staging_.has_changes() && now.staged_bytes() == told_staging_.staged_bytes() &&
@@ -302,21 +302,21 @@ void Worker::AnswerOutcome(uint64_t request_id) {
   answer.set_request_id(request_id);
   {
     absl::MutexLock lock(&mutex_);
-    if (staged_ == nullptr) return link_.SendError(request_id, absl::FailedPreconditionError("nothing is staged"));
-    *answer.mutable_committed() = staged_->LastCommit();
+    if (!staged_) return link_.SendError(request_id, absl::FailedPreconditionError("nothing is staged"));
+    *answer.mutable_committed() = opened_->LastCommit();
   }
   link_.Send(answer);
 }
 
 void Worker::OnOwnCommitElsewhere(bool begins) {
   absl::MutexLock lock(&mutex_);
-  if (tree_ == nullptr) return;
+  if (opened_ == nullptr) return;
   if (begins) {
-    tree_->SuspendChangeDetection();
+    opened_->SuspendChangeDetection();
     ++announced_;
   } else if (announced_ > 0) {
     --announced_;
-    tree_->RenewChangeDetection();
+    opened_->RenewChangeDetection();
   }
 }
 

@@ -31,22 +31,16 @@
 #include "daemon/ipc/channel.h"
 #include "daemon/worker/cache_demand.h"
 #include "daemon/worker/control_link.h"
+#include "daemon/worker/opened_image.h"
 #include "daemon/worker/request_monitor.h"
 #include "daemon/worker/siblings.h"
-#include "daemon/worker/staged_mount.h"
 #include "dismd/internal/control.pb.h"
 #include "libmount/base/log.h"
 #include "libmount/base/small_thread.h"
 #include "libmount/base/unique_fd.h"
 #include "libmount/fuse/fuse_server.h"
-#include "libmount/wim/wim_file.h"
 
 namespace dismd {
-
-// Opens an image: WimFile::Open, or a test's own.
-using ImageOpener = std::function<absl::StatusOr<std::unique_ptr<libmount::WimFile>>(
-    libmount::UniqueFd fd, std::string name, const libmount::SiblingOpener& open_sibling,
-    libmount::OperationMonitor& monitor)>;
 
 struct WorkerOptions {
   libmount::UniqueFd control;
@@ -97,7 +91,7 @@ class Worker final : private libmount::TreeObserver {
   void EndTask();
   absl::Status OpenImage(const internal::OpenImage& request, RequestMonitor& monitor);
   absl::Status OpenTree(const internal::OpenImage& request, RequestMonitor& monitor);
-  absl::StatusOr<uint32_t> ChooseImage(const internal::OpenImage& request) const;
+  static absl::StatusOr<uint32_t> ChooseImage(const OpenedImage& image, const internal::OpenImage& request);
   absl::Status ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor);
   absl::Status CheckIntegrity(RequestMonitor& monitor);
   absl::Status OpenStaging(bool resumed, RequestMonitor& monitor);
@@ -108,8 +102,10 @@ class Worker final : private libmount::TreeObserver {
                       RequestMonitor& monitor);
   absl::Status Serve(libmount::UniqueFd fuse, libmount::FuseServer::Recovery recovery);
   void TellServingState();
-  libmount::WimTreeOptions TreeOptions();
-  absl::StatusOr<std::unique_ptr<libmount::WimFile>> OpenFile(const std::string& name, RequestMonitor& monitor);
+  OpenedImage::TreeOptions TreeOptions();
+  absl::StatusOr<std::unique_ptr<OpenedImage>> OpenFile(const std::string& name, RequestMonitor& monitor);
+  // What OpenTree has opened; null before. It lives as long as the worker.
+  OpenedImage* opened() const;
   void AnswerOpened(uint64_t request_id, uint32_t index);
   void Answer(const internal::WorkerToFront& message);
 
@@ -146,18 +142,17 @@ class Worker final : private libmount::TreeObserver {
   std::atomic<bool> busy_{false};
   std::atomic<int> damages_{0};
 
-  std::unique_ptr<libmount::WimFile> file_;  // the running task's, else the main thread's
-  internal::OpenImage open_;                 // likewise: what was opened
+  internal::OpenImage open_;  // the running task's, else the main thread's: what was opened
   internal::StagingState told_staging_;
   libmount::UniqueFd fuse_;  // copies, for a broker that takes over
   libmount::UniqueFd inflight_;
   mutable absl::Mutex mutex_;
   uint64_t cache_budget_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<CacheDemand> demand_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<libmount::WimTree> own_tree_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<StagedMount> staged_ ABSL_GUARDED_BY(mutex_);
-  libmount::WimTree* tree_ ABSL_GUARDED_BY(mutex_) = nullptr;             // of one of these two; set once it serves
-  std::unique_ptr<libmount::FuseServer> server_ ABSL_GUARDED_BY(mutex_);  // likewise; destroyed before the tree
+  std::unique_ptr<OpenedImage> opened_ ABSL_GUARDED_BY(mutex_);  // set once
+  bool staged_ ABSL_GUARDED_BY(mutex_) = false;                  // its staging is open
+  std::unique_ptr<libmount::FuseServer> server_
+      ABSL_GUARDED_BY(mutex_);  // set once it serves; destroyed before the tree
 };
 
 }  // namespace dismd

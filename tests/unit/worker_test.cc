@@ -17,6 +17,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "daemon/worker/opened_wim.h"
 #include "libmount/base/reason.h"
 #include "tests/unit/fake_kernel.h"
 #include "tests/unit/memory_tree.h"
@@ -142,8 +143,11 @@ class WorkerTest : public ::testing::Test {
     options.control = std::move(control->second);
     options.broker = std::move(broker->second);
     options.image = UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    options.open_image = [this](UniqueFd, std::string name, const libmount::SiblingOpener& open_sibling,
-                                OperationMonitor& monitor) { return Open(std::move(name), open_sibling, monitor); };
+    options.open_image = [this](ImageSource source, OperationMonitor& monitor) {
+      auto open = [this](UniqueFd, std::string name, const libmount::SiblingOpener& open_sibling,
+                         OperationMonitor& waiting) { return Open(std::move(name), open_sibling, waiting); };
+      return OpenedWim::Open(std::move(source), open, monitor);
+    };
     worker_.emplace(std::move(options));
     thread_ = std::thread([this] {
       run_status_ = worker_->Run();

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// OpenedImage: what a worker does with its image file, whatever its format: a WIM (OpenedWim) or a disk (OpenedDisk).
+//
+// Order: the file is open when the object exists; then OpenTree, then (read-write mounts) OpenStaging, then it is
+// served, and committed any number of times.
+//
+// Thread safety: the methods that take a monitor, from one thread at a time; the others from any at any time.
+
+#ifndef DAEMON_WORKER_OPENED_IMAGE_H_
+#define DAEMON_WORKER_OPENED_IMAGE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "dismd/internal/control.pb.h"
+#include "libmount/base/monitor.h"
+#include "libmount/base/unique_fd.h"
+#include "libmount/tree/file_tree.h"
+#include "libmount/tree/image_info.h"
+#include "libmount/tree/writable_tree.h"
+#include "libmount/wim/wim_file.h"
+
+namespace dismd {
+
+// The file, as the broker opened it.
+struct ImageSource {
+  libmount::UniqueFd fd;
+  std::string name;                      // without directory
+  libmount::SiblingOpener open_sibling;  // works while the image is being opened
+};
+
+struct StagingSource {
+  libmount::UniqueFd directory;
+  bool unix_data = false;
+  bool resumed = false;  // takes the place of a process that died
+};
+
+class OpenedImage {
+ public:
+  using TreeOptions = libmount::WimTreeOptions;
+  using TreeStats = libmount::WimTree::Stats;
+
+  virtual ~OpenedImage() = default;
+
+  // The images in the file, in order of index (from 1).
+  virtual const std::vector<libmount::ImageInfo>& images() const = 0;
+  virtual absl::StatusOr<uint32_t> FindImage(std::string_view name) const = 0;
+  // What speaks for and against mounting it, but for index, name and type.
+  virtual void Describe(internal::ImageOpened* opened) const = 0;
+  virtual absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) = 0;
+
+  virtual absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) = 0;
+  // Edits that are there are taken over. kImageChanged: they were made to another state of the image.
+  virtual absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) = 0;
+  // REQUIRES: OpenStaging succeeded. A failure leaves file, mount and edits as they were.
+  virtual absl::StatusOr<internal::Committed> Commit(const internal::Commit& request,
+                                                     libmount::OperationMonitor& monitor) = 0;
+
+  // What is served: null before OpenTree. They live as long as the object.
+  virtual libmount::FileTree* tree() = 0;
+  virtual libmount::WritableTree* writable_tree() = 0;  // null before OpenStaging
+
+  // Null-safe before OpenTree and OpenStaging: nothing, zeros.
+  virtual void SetCacheBudget(size_t bytes) = 0;
+  virtual TreeStats GetTreeStats() const = 0;
+  virtual bool is_solid() const = 0;
+  virtual uint32_t image_index() const = 0;  // that is mounted; an appending commit changes it
+  virtual internal::StagingState GetStagingState() const = 0;
+  virtual internal::Committed LastCommit() const = 0;
+  // Commits by another mount of the file: between these two the file changes. They nest.
+  virtual void SuspendChangeDetection() = 0;
+  virtual void RenewChangeDetection() = 0;
+};
+
+// kBadImageFormat, kPartMissing, kImageChanged, kCancelled and others.
+using ImageOpener = std::function<absl::StatusOr<std::unique_ptr<OpenedImage>>(ImageSource source,
+                                                                               libmount::OperationMonitor& monitor)>;
+
+}  // namespace dismd
+
+#endif  // DAEMON_WORKER_OPENED_IMAGE_H_
