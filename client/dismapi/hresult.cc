@@ -69,6 +69,11 @@ HRESULT HresultOf(v1::Reason reason) {
     case v1::OPERATION_IN_PROGRESS: return kBeingServiced;
     case v1::NOT_REMOUNTABLE: return kNotRemountable;
     case v1::DISK_FULL: return Win32(ERROR_DISK_FULL);
+    case v1::UNSUPPORTED_VOLUME:
+    case v1::REFS_VOLUME: return Win32(ERROR_UNRECOGNIZED_VOLUME);
+    case v1::DYNAMIC_DISK: return Win32(ERROR_NOT_SUPPORTED);
+    case v1::AMBIGUOUS_PARTITION:
+    case v1::PARTITION_NOT_FOUND: return E_INVALIDARG;
     // No default: the compiler names a reason that was forgotten.
     case v1::REASON_UNSPECIFIED:
     case v1::Reason_INT_MIN_SENTINEL_DO_NOT_USE_:

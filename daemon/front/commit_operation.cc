@@ -83,6 +83,13 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
     return MakeError(Reason::kMountReadOnly,
                      absl::StrCat(mount.mount_path(), " is mounted read-only and has nothing to commit"));
   }
+  const bool asks = options.append() || options.generate_integrity() || options.rebuild() ||
+                    options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+  if (mount.image_type() == v1::IMAGE_TYPE_VHD && asks) {
+    return MakeError(Reason::kInvalidFlags, absl::StrCat(mount.image_path(),
+                                                         " is a disk: it has one image, no integrity table and no "
+                                                         "compression; commit without options"));
+  }
   if (options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED) {
     return MakeError(Reason::kNotImplemented, "this version writes no image files anew; commit without rebuild");
   }

@@ -58,8 +58,13 @@ DISMD_SAME(kPartMissing, PART_MISSING);
 DISMD_SAME(kOperationInProgress, OPERATION_IN_PROGRESS);
 DISMD_SAME(kNotRemountable, NOT_REMOUNTABLE);
 DISMD_SAME(kDiskFull, DISK_FULL);
+DISMD_SAME(kUnsupportedVolume, UNSUPPORTED_VOLUME);
+DISMD_SAME(kRefsVolume, REFS_VOLUME);
+DISMD_SAME(kDynamicDisk, DYNAMIC_DISK);
+DISMD_SAME(kAmbiguousPartition, AMBIGUOUS_PARTITION);
+DISMD_SAME(kPartitionNotFound, PARTITION_NOT_FOUND);
 #undef DISMD_SAME
-static_assert(v1::Reason_MAX == v1::DISK_FULL, "a new reason must be added to libmount::Reason, and here");
+static_assert(v1::Reason_MAX == v1::PARTITION_NOT_FOUND, "a new reason must be added to libmount::Reason, and here");
 
 constexpr char kReasonTypeUrl[] = "type.googleapis.com/dismd.v1.ErrorReason";
 

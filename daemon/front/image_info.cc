@@ -35,6 +35,26 @@ v1::ImageInfo ToPublic(internal::ImageInfo info) {
   return result;
 }
 
+v1::DiskInfo ToPublic(internal::DiskInfo info) {
+  MakeValid(info.mutable_partition_table());
+  for (internal::DiskFile& file : *info.mutable_chain()) {
+    for (std::string* text : {file.mutable_name(), file.mutable_format(), file.mutable_disk_type(),
+                              file.mutable_creator(), file.mutable_identifier(), file.mutable_parent_identifier()}) {
+      MakeValid(text);
+    }
+    for (std::string& path : *file.mutable_parent_paths()) MakeValid(&path);
+    for (std::string& warning : *file.mutable_warnings()) MakeValid(&warning);
+  }
+  for (internal::Partition& partition : *info.mutable_partitions()) {
+    for (std::string* text : {partition.mutable_type(), partition.mutable_file_system(), partition.mutable_label()}) {
+      MakeValid(text);
+    }
+  }
+  v1::DiskInfo result;
+  if (!result.ParseFromString(info.SerializeAsString())) result.Clear();
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const Caller& caller,
@@ -49,7 +69,6 @@ absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const
   if (absl::Status found = JudgePresence(paths, slot.facts()); !found.ok()) return found;
   if (absl::Status known = JudgeExtension(image_path); !known.ok()) return known;
   if (absl::Status visible = JudgeNamespace(slot.facts()); !visible.ok()) return visible;
-  if (absl::Status wim = JudgeDisk(image_path); !wim.ok()) return wim;
   if (absl::Status local = JudgeImageLocation(paths, slot.facts()); !local.ok()) return local;
   if (absl::Status may = JudgeAccess(paths, slot.facts()); !may.ok()) return may;
   if (cancel.cancelled()) return MakeError(Reason::kCancelled, "the call was cancelled");
@@ -66,6 +85,9 @@ absl::StatusOr<v1::GetImageInfoResponse> ReadImageInfo(const Tools& tools, const
   v1::GetImageInfoResponse response;
   for (internal::ImageInfo& info : *answer->mutable_image_info_read()->mutable_images()) {
     *response.add_images() = ToPublic(std::move(info));
+  }
+  if (answer->image_info_read().has_disk()) {
+    *response.mutable_disk() = ToPublic(std::move(*answer->mutable_image_info_read()->mutable_disk()));
   }
   return response;
 }

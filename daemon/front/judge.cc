@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "daemon/front/limits.h"
 #include "libmount/base/reason.h"
 
@@ -97,10 +98,22 @@ absl::Status JudgeExtension(const std::string& image_path) {
                    absl::StrCat("the name of ", image_path, " does not end in .wim, .esd, .swm, .vhd or .vhdx"));
 }
 
-absl::Status JudgeDisk(const std::string& image_path) {
-  if (!EndsWithAny(image_path, {".vhd", ".vhdx"})) return absl::OkStatus();
-  return MakeError(Reason::kNotImplemented, absl::StrCat("cannot open ", image_path,
-                                                         ": this version mounts WIM images only (.wim, .esd, .swm)"));
+bool IsDisk(const std::string& image_path) { return EndsWithAny(image_path, {".vhd", ".vhdx"}); }
+
+absl::Status JudgeOptions(const v1::MountImageRequest& request) {
+  if (request.flags() != 0) {
+    return MakeError(Reason::kInvalidFlags, absl::StrFormat("unknown mount flags 0x%x", request.flags()));
+  }
+  if (IsDisk(request.image_path()) && request.check_integrity()) {
+    return MakeError(
+        Reason::kInvalidFlags,
+        absl::StrCat(request.image_path(), " is a disk, which has no integrity table; leave the check out"));
+  }
+  if (!IsDisk(request.image_path()) && request.partition() != 0) {
+    return MakeError(Reason::kInvalidFlags,
+                     absl::StrCat(request.image_path(), " is a WIM, which has no partitions; give an index"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status JudgeMountPoint(const MountPaths& paths, const PathFacts& facts) {
@@ -163,6 +176,12 @@ absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& 
     return MakeError(Reason::kImageInUse,
                      absl::StrCat("the image file ", paths.image,
                                   " is marked as being written by another program; wait for that one to finish"));
+  }
+  if (opened.is_hibernated()) {
+    return MakeError(Reason::kVolumeHibernated,
+                     absl::StrCat("the volume on ", paths.image,
+                                  " belongs to a Windows that is hibernated (or was shut down for a fast start); shut "
+                                  "that one down, or mount it read-only"));
   }
   return absl::OkStatus();
 }

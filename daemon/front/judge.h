@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "dismd/internal/control.pb.h"
+#include "dismd/v1/dismd.pb.h"
 
 namespace dismd {
 
@@ -36,8 +37,11 @@ absl::Status JudgePresence(const MountPaths& paths, const internal::PathFacts& f
 // UNSUPPORTED_IMAGE_TYPE.
 absl::Status JudgeExtension(const std::string& image_path);
 
-// NOT_IMPLEMENTED for a .vhd or .vhdx.
-absl::Status JudgeDisk(const std::string& image_path);
+// Whether the name is that of a disk (.vhd, .vhdx), whose one image has no integrity table.
+bool IsDisk(const std::string& image_path);
+
+// INVALID_FLAGS: what goes with only one of WIM and disk was asked for the other.
+absl::Status JudgeOptions(const v1::MountImageRequest& request);
 
 // MOUNT_POINT_NOT_EMPTY, MOUNT_POINT_IN_USE, MOUNT_POINT_IS_ROOT, MOUNT_POINT_UNSUPPORTED.
 absl::Status JudgeMountPoint(const MountPaths& paths, const internal::PathFacts& facts);
@@ -49,7 +53,8 @@ absl::Status JudgeImageLocation(const MountPaths& paths, const internal::PathFac
 // already.)
 absl::Status JudgeWritable(const MountPaths& paths, const internal::PathFacts& facts);
 
-// For a read-write mount, by what the worker found. SPLIT_IMAGE, SOLID_IMAGE, IMAGE_READ_ONLY, IMAGE_IN_USE.
+// For a read-write mount, by what the worker found. SPLIT_IMAGE, SOLID_IMAGE, IMAGE_READ_ONLY, IMAGE_IN_USE,
+// VOLUME_HIBERNATED.
 absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& opened);
 
 // ACCESS_DENIED.

@@ -8,7 +8,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "daemon/front/errors.h"
 #include "daemon/front/judge.h"
 #include "daemon/front/limits.h"
@@ -111,8 +110,7 @@ absl::Status Mounter::Inspect() {
   if (operation_.cancelled()) return Cancelled();
   if (absl::Status found = JudgePresence(paths_, slot_->facts()); !found.ok()) return found;
   if (absl::Status known = JudgeExtension(paths_.image); !known.ok()) return known;
-  if (absl::Status visible = JudgeNamespace(slot_->facts()); !visible.ok()) return visible;
-  return JudgeDisk(paths_.image);
+  return JudgeNamespace(slot_->facts());
 }
 
 absl::Status Mounter::OpenImage() {
@@ -145,6 +143,7 @@ absl::Status Mounter::OpenImage() {
   }
   open.set_read_only(request_.read_only());
   open.set_unix_data(request_.unix_data());
+  open.set_partition(request_.partition());
   open.set_owner_uid(caller_.uid);
   open.set_owner_gid(caller_.gid);
   open.set_cache_budget(tools_.budget.FirstShare());
@@ -179,7 +178,7 @@ absl::Status Mounter::JudgeFiles() {
 }
 
 absl::Status Mounter::CheckIntegrity() {
-  if (!request_.check_integrity() || !image_open()) return absl::OkStatus();
+  if (!request_.check_integrity() || !image_open() || IsDisk(paths_.image)) return absl::OkStatus();
   operation_.Report({Phase::kCheckingIntegrity, 0, 0});
   internal::FrontToWorker request;
   request.mutable_check_integrity();
@@ -189,10 +188,7 @@ absl::Status Mounter::CheckIntegrity() {
 absl::Status Mounter::JudgeRights() {
   if (absl::Status may = JudgeAccess(paths_, slot_->facts()); !may.ok()) return may;
   if (absl::Status permitted = tools_.policy.MayMount(caller_, request_); !permitted.ok()) return permitted;
-  if (request_.flags() != 0) {
-    return MakeError(Reason::kInvalidFlags, absl::StrFormat("unknown mount flags 0x%x", request_.flags()));
-  }
-  return absl::OkStatus();
+  return JudgeOptions(request_);
 }
 
 absl::Status Mounter::OpenStaging() {
@@ -223,7 +219,8 @@ v1::Mount Mounter::MakeMount() const {
   mount.set_mount_id(seat_->mount_id());
   mount.set_mount_path(ToValidUtf8(slot_->facts().mount_real_path()));
   mount.set_image_path(ToValidUtf8(slot_->facts().image_real_path()));
-  mount.set_image_type(v1::IMAGE_TYPE_WIM);
+  mount.set_image_type(static_cast<v1::ImageType>(opened_.image_type()));
+  mount.set_partition(opened_.partition());
   mount.set_image_index(opened_.image_index());
   mount.set_image_name(BoundedText(opened_.image_name(), kMaxWorkerTextBytes));
   mount.set_read_only(request_.read_only());
@@ -286,6 +283,7 @@ absl::Status RunRemount(const Tools& tools, Operation& operation, const Caller& 
   request.set_read_only(view.mount.read_only());
   request.set_allow_other(view.mount.allow_other());
   request.set_unix_data(view.mount.unix_data());
+  request.set_partition(view.mount.partition());
   Mounter mounter(tools, operation, caller, request, std::move(seat));
   mounter.KeepTime(view.mount.mount_time());
   absl::Status remounted = mounter.Run();

@@ -11,11 +11,13 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "daemon/worker/opened_wim.h"
 #include "daemon/worker/sandbox.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/log.h"
+#include "libmount/base/reason.h"
 #include "libmount/wim/wim_file.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -68,6 +70,10 @@ int Main(int argc, char** argv) {
   if (with_staging) options.staging = UniqueFd(dismd::kStagingFd);
   options.log = log;
   options.open_image = [](dismd::ImageSource source, libmount::OperationMonitor& monitor) {
+    if (absl::EndsWithIgnoreCase(source.name, ".vhd") || absl::EndsWithIgnoreCase(source.name, ".vhdx")) {
+      return absl::StatusOr<std::unique_ptr<dismd::OpenedImage>>(libmount::MakeError(
+          libmount::Reason::kNotImplemented, source.name + ": this version mounts WIM images only (.wim, .esd, .swm)"));
+    }
     return dismd::OpenedWim::Open(std::move(source), &libmount::WimFile::Open, monitor);
   };
   // Never destroyed: a thread may be waiting for a file system that does not answer, and the process can end without

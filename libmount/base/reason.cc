@@ -69,6 +69,11 @@ constexpr Row kRows[] = {
     {Reason::kOperationInProgress, "OPERATION_IN_PROGRESS", StatusCode::kFailedPrecondition},
     {Reason::kNotRemountable, "NOT_REMOUNTABLE", StatusCode::kFailedPrecondition},
     {Reason::kDiskFull, "DISK_FULL", StatusCode::kResourceExhausted},
+    {Reason::kUnsupportedVolume, "UNSUPPORTED_VOLUME", StatusCode::kInvalidArgument},
+    {Reason::kRefsVolume, "REFS_VOLUME", StatusCode::kInvalidArgument},
+    {Reason::kDynamicDisk, "DYNAMIC_DISK", StatusCode::kInvalidArgument},
+    {Reason::kAmbiguousPartition, "AMBIGUOUS_PARTITION", StatusCode::kInvalidArgument},
+    {Reason::kPartitionNotFound, "PARTITION_NOT_FOUND", StatusCode::kInvalidArgument},
 };
 
 // Rows stand at the index of their number, so that a look-up is one access.

@@ -64,6 +64,11 @@ enum class Reason : int {
   kOperationInProgress = 41, // another operation works on this mount
   kNotRemountable = 42,      // remount of a mount that does not need it
   kDiskFull = 43,            // no space, or over quota; the message says where
+  kUnsupportedVolume = 44,   // no NTFS where one is wanted; the message says what is there
+  kRefsVolume = 45,
+  kDynamicDisk = 46,         // Logical Disk Manager
+  kAmbiguousPartition = 47,  // several could be meant; the message lists them
+  kPartitionNotFound = 48,
 };
 
 // A failure with its reason. The status code follows from the reason (see reason.cc for the table).

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
+
 namespace dismd {
 namespace {
 
@@ -280,6 +282,12 @@ void FakeBroker::AnswerWorkerRequest(FakeWorker& worker, const FrontToWorker& re
     case FrontToWorker::kReadImageInfo:
       answer.mutable_image_info_read()->add_images()->set_image_name("Windows \xff");
       answer.mutable_image_info_read()->mutable_images(0)->set_architecture(9);
+      if (absl::EndsWith(request.read_image_info().image_name_for_messages(), ".vhdx")) {
+        internal::DiskInfo* disk = answer.mutable_image_info_read()->mutable_disk();
+        disk->add_chain()->set_format("VHDX");
+        disk->add_partitions()->set_label("Data \xff");
+        disk->mutable_partitions(0)->set_is_default(true);
+      }
       break;
     case FrontToWorker::kGetStats: answer.mutable_stats()->set_requests(42); break;
     case FrontToWorker::kSetCacheBudget: {

@@ -101,6 +101,17 @@ TEST(FrontContract, TheFirstRowAnswers) {
   }
 }
 
+TEST_F(FrontService, OptionsThatDoNotGoWithTheImage) {
+  v1::MountImageRequest request = Request();
+  request.set_partition(2);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kInvalidFlags) << "a WIM has no partitions";
+  request.set_image_path("/home/disk.VHDX");
+  request.set_check_integrity(true);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kInvalidFlags) << "a disk has no integrity table";
+  request.set_check_integrity(false);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kUnspecified);
+}
+
 TEST_F(FrontService, AnImageThatMayNotBeReadIsDeniedAfterTheMountPointsRows) {
   ChangeFacts(broker_, [](internal::PathFacts& f) { f.set_image_errno(EACCES); });
   EXPECT_EQ(ReasonOf(Mount(kAnna, Request())), Reason::kAccessDenied);

@@ -281,7 +281,12 @@ TEST_F(FrontService, ImageInfo) {
   EXPECT_EQ(info->images(0).architecture(), 9u);
   EXPECT_EQ(broker_.slots(), 0u);
   request.set_image_path("/home/disk.vhdx");
-  EXPECT_EQ(ReasonOf(service_.GetImageInfo(Of(kAnna), request, token).status()), Reason::kNotImplemented);
+  EXPECT_FALSE(info->has_disk());
+  info = service_.GetImageInfo(Of(kAnna), request, token);
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->disk().chain(0).format(), "VHDX");
+  EXPECT_EQ(info->disk().partitions(0).label(), "Data \xef\xbf\xbd");
+  EXPECT_TRUE(info->disk().partitions(0).is_default());
   EXPECT_EQ(broker_.slots(), 0u);
 }
 
