@@ -200,7 +200,7 @@ fi
 if wanted tsan; then
   # libmount and the worker, which share no process with gRPC, whose threads are not instrumented.
   export TSAN_OPTIONS=suppressions=$root/tests/tsan.supp:halt_on_error=1
-  build_tree tsan "wim_format_test wim_fixtures_test wim_read_test fuse_test worker_test" "${debug_options[@]}" \
+  build_tree tsan "wim_format_test wim_fixtures_test wim_read_test fuse_test overlay_test worker_test" "${debug_options[@]}" \
     -DDISMD_SANITIZE=thread && run_ctest tsan "${ctest_options[@]}" -L '^unit$'
 fi
 

@@ -43,6 +43,8 @@ struct OverlayOptions {
   // This process takes the place of one that died, and serves the same kernel mount: the kernel's request numbers go
   // on. False for a new mount: numbers of former ones are forgotten.
   bool resumed = false;
+  // The log is written anew from this size on, once it is also several times what is needed.
+  uint64_t rewrite_log_at = uint64_t{64} << 20;
 };
 
 class OverlayDevice : public WritableBlockDevice {

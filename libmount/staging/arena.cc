@@ -64,7 +64,7 @@ void Arena::Punch(std::vector<ArenaRange> ranges) {
   punch();
 }
 
-void Arena::KeepOnly(std::vector<ArenaRange> used) {
+std::vector<ArenaRange> Arena::TakeOver(std::vector<ArenaRange> used) {
   uint64_t size = 0;
   if (ErrnoOr<uint64_t> got = file_->Size(); got.ok()) size = *got;
   std::sort(used.begin(), used.end(), [](const ArenaRange& a, const ArenaRange& b) { return a.offset < b.offset; });
@@ -76,9 +76,9 @@ void Arena::KeepOnly(std::vector<ArenaRange> used) {
     at = std::max(at, blocks.offset + blocks.length);
   }
   if (size > at) unused.push_back({at, RoundUp(size) - at});
-  Punch(std::move(unused));
   absl::MutexLock lock(&mutex_);
   end_ = std::max({end_, at, RoundUp(size)});
+  return unused;
 }
 
 }  // namespace libmount

@@ -45,8 +45,16 @@ class Arena {
 
   // Takes whole blocks within the ranges out of the file. Failures only cost space.
   void Punch(std::vector<ArenaRange> ranges);
-  // Punches whatever is not in `used`, and allocates behind it. REQUIRES: nobody allocates meanwhile.
-  void KeepOnly(std::vector<ArenaRange> used);
+  // From here on allocates behind what there is. Gives back what is not in `used`.
+  // REQUIRES: nobody allocates meanwhile.
+  std::vector<ArenaRange> TakeOver(std::vector<ArenaRange> used);
+  // The same, and punches that.
+  void KeepOnly(std::vector<ArenaRange> used) { Punch(TakeOver(std::move(used))); }
+  // Where what was never allocated begins.
+  uint64_t end() const {
+    absl::MutexLock lock(&mutex_);
+    return end_;
+  }
 
  private:
   // Space kept for a stream behind what it has. A few streams grow at once; others lose theirs to the next.
@@ -58,7 +66,7 @@ class Arena {
   static constexpr size_t kAheadSlots = 64;
 
   const std::unique_ptr<StagingFile> file_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   uint64_t end_ ABSL_GUARDED_BY(mutex_) = 0;
   std::array<Ahead, kAheadSlots> ahead_ ABSL_GUARDED_BY(mutex_);
 };
