@@ -22,14 +22,17 @@ ChunkCache::Claim::~Claim() {
   }
 }
 
-void ChunkCache::Claim::Start() {
+void ChunkCache::Claim::Start(size_t input) {
+  const size_t bytes = size_ + input;
+  EntryList freed;  // destroyed without the lock, before the decoder takes its memory
   absl::MutexLock lock(&cache_->mutex_);
   while (cache_->decoding_bytes_ > 0 &&
-         cache_->decoding_bytes_ + size_ > std::max(cache_->budget_, kMinDecodingBytes)) {
+         cache_->decoding_bytes_ + bytes > std::max(cache_->budget_, kMinDecodingBytes)) {
     cache_->decoded_.Wait(&cache_->mutex_);
   }
-  cache_->decoding_bytes_ += size_;
-  started_ = true;
+  cache_->decoding_bytes_ += bytes;
+  decoding_ = bytes;
+  freed = cache_->Shrink(cache_->Limit());
 }
 
 ChunkCache::Chunk ChunkCache::Claim::Publish(ChunkBuffer data, size_t kept_elsewhere) && {
@@ -88,8 +91,8 @@ void ChunkCache::Touch(Entry& entry, size_t served) {
 void ChunkCache::Finish(Claim& claim, Chunk data, absl::Status status) {
   EntryList freed;
   absl::MutexLock lock(&mutex_);
-  if (claim.started_) {
-    decoding_bytes_ -= claim.size_;
+  if (claim.decoding_ > 0) {
+    decoding_bytes_ -= claim.decoding_;
     decoded_.SignalAll();
   }
   Entry& entry = *claim.entry_;
@@ -164,7 +167,7 @@ void ChunkCache::SetReserved(size_t bytes) {
 
 ChunkCache::Stats ChunkCache::GetStats() const {
   absl::MutexLock lock(&mutex_);
-  return {bytes_, hits_, wanted_bytes_ > budget_ ? wanted_bytes_ : 0};
+  return {bytes_ + decoding_bytes_, hits_, wanted_bytes_ > budget_ ? wanted_bytes_ : 0};
 }
 
 }  // namespace libmount

@@ -5,6 +5,8 @@
 // What the reader hands to the kernel stays in the kernel's page cache, so that a chunk whose bytes have all been
 // served is worth nothing here any more: such chunks go first, then the least recently used.
 //
+// Chunks being decoded count too, with their input: a solid one takes a hundred megabytes for half a second.
+//
 // A chunk larger than the budget (solid ones have up to 64 MiB) is kept nevertheless while it is the newest one:
 // without it each read of 128 KiB would decode it again. SetBudget frees it; so a worker that goes idle calls that.
 // The SmallBlobCache beside it takes part of the budget (SetReserved).
@@ -47,8 +49,9 @@ class ChunkCache {
     Claim& operator=(Claim&&) = delete;
     ~Claim();
 
-    // Waits until the memory of those decoding allows one more. Not while holding the start of another claim.
-    void Start();
+    // Waits until the memory of those decoding allows one more, and makes room for it. `input`: bytes of compressed
+    // data that decoding holds besides. Not while holding the start of another claim.
+    void Start(size_t input);
     // Puts the chunk into the cache and hands it to those waiting. `kept_elsewhere`: bytes of it that nobody will ask
     // this cache for.
     Chunk Publish(ChunkBuffer data, size_t kept_elsewhere = 0) &&;
@@ -63,7 +66,7 @@ class ChunkCache {
     std::shared_ptr<Entry> entry_;
     size_t size_;
     size_t kept_elsewhere_ = 0;
-    bool started_ = false;
+    size_t decoding_ = 0;  // bytes that Start took
   };
 
   // Somebody else's decoding.
@@ -93,7 +96,7 @@ class ChunkCache {
   void SetReserved(size_t bytes);
 
   struct Stats {
-    size_t bytes = 0;
+    size_t bytes = 0;  // those being decoded included
     uint64_t hits = 0;
     // With a budget of so many bytes, chunks decoded again since the last SetBudget would still have been here.
     // 0: the budget sufficed.
@@ -120,7 +123,10 @@ class ChunkCache {
   void Touch(Entry& entry, size_t served) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Finish(Claim& claim, Chunk data, absl::Status status);
   // Frees chunks until they take at most `bytes`. The freed ones are moved out, to be destroyed without the lock.
-  size_t Limit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return budget_ > reserved_ ? budget_ - reserved_ : 0; }
+  size_t Limit() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const size_t used = reserved_ + decoding_bytes_;
+    return budget_ > used ? budget_ - used : 0;
+  }
   EntryList Shrink(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RememberEvicted(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NoteDecodedAgain(const Key& key, size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -52,6 +52,10 @@ absl::Span<char> Decoder::InputBuffer(size_t size) {
   return input_.span().subspan(0, size);
 }
 
+void Decoder::TrimInputBuffer() {
+  if (input_.size() > kKeptInputBuffer) input_ = ChunkBuffer();
+}
+
 absl::StatusOr<DecoderPool::Lease> DecoderPool::Take(Compression compression, uint32_t chunk_size) {
   {
     absl::MutexLock lock(&mutex_);
@@ -70,7 +74,7 @@ absl::StatusOr<DecoderPool::Lease> DecoderPool::Take(Compression compression, ui
 }
 
 void DecoderPool::Put(std::unique_ptr<Decoder> decoder) {
-  if (decoder->input_.size() > kKeptInputBuffer) decoder->input_ = ChunkBuffer();
+  decoder->TrimInputBuffer();
   absl::MutexLock lock(&mutex_);
   if (idle_.size() == max_idle_) idle_.erase(idle_.begin());
   idle_.push_back(std::move(decoder));

@@ -39,6 +39,8 @@ class Decoder {
 
   // A place for compressed data, kept between calls. Empty when there is no memory.
   absl::Span<char> InputBuffer(size_t size);
+  // Gives it back where it is too large to be kept (a solid chunk's).
+  void TrimInputBuffer();
 
   Compression compression() const { return compression_; }
   uint32_t chunk_size() const { return chunk_size_; }

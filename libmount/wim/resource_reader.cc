@@ -47,6 +47,7 @@ struct Job {
   size_t skip = 0;                           // bytes of the chunk before `out`
   uint32_t size = 0;                         // of the whole chunk
   std::unique_ptr<ChunkCache::Claim> claim;  // set: only a part is asked for, the chunk goes to the cache
+  bool alone = false;                        // nothing else is decoded from its decoder's input buffer
 };
 
 // A part of the caller's buffer that somebody else's decoding will fill.
@@ -255,13 +256,14 @@ absl::Status ResourceReader::Impl::DecodeRun(const Open& resource, absl::Span<Jo
     return source_.Read(part, begin, jobs[0].out);
   }
   // Before memory is taken for its data: a solid chunk's has many megabytes.
-  if (jobs.size() == 1 && jobs[0].claim != nullptr) jobs[0].claim->Start();
+  jobs[0].alone = jobs.size() == 1;
+  if (jobs[0].alone && jobs[0].claim != nullptr) jobs[0].claim->Start(size);
   absl::Span<char> input = decoder.InputBuffer(size);
   if (input.size() != size) return MakeError(Reason::kOutOfResources, "no memory for compressed chunks");
   absl::Status status = source_.Read(part, begin, input);
   for (Job& job : jobs) {
     if (!status.ok()) break;
-    if (jobs.size() > 1 && job.claim != nullptr) job.claim->Start();
+    if (jobs.size() > 1 && job.claim != nullptr) job.claim->Start(0);
     status = DecodeOne(resource, job, input.subspan(job.extent.offset - begin, job.extent.size), decoder);
     if (!status.ok() && job.claim != nullptr) std::move(*std::exchange(job.claim, nullptr)).Fail(status);
   }
@@ -289,6 +291,8 @@ absl::Status ResourceReader::Impl::DecodeOne(const Open& resource, Job& job, abs
   if (job.claim == nullptr) return absl::OkStatus();
   // A chunk that is decoded ahead has nobody waiting for a part of it.
   if (!job.out.empty()) memcpy(job.out.data(), target.data() + job.skip, job.out.size());
+  // Its place goes to the small blobs that are copied now.
+  if (job.alone) decoder.TrimInputBuffer();
   size_t kept = resource.location.solid && visit_blobs_ ? KeepSmallBlobs(resource, job.chunk, target) : 0;
   std::move(*std::exchange(job.claim, nullptr)).Publish(std::move(buffer), kept);
   return absl::OkStatus();

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "libmount/base/reason.h"
+#include "libmount/wim/chunk_cache.h"
 #include "libmount/wim/resource_reader.h"
 #include "tests/unit/wim_read_test_util.h"
 
@@ -183,6 +184,27 @@ TEST_F(ResourceReaderTest, AChunkUsedInPartsIsDecodedOnce) {
   EXPECT_EQ(reader_->GetStats().cache_bytes, 64u << 10);
   reader_->SetCacheBudget(0);
   EXPECT_EQ(reader_->GetStats().cache_bytes, 0u);
+}
+
+TEST(ChunkCacheTest, WhatDecodingTakesIsPartOfTheBudget) {
+  constexpr size_t kSize = 1 << 20, kInput = 300 << 10;
+  ChunkCache cache(2 * kSize);
+  auto start = [&](uint64_t chunk) {
+    std::unique_ptr<ChunkCache::Claim> claim = cache.Acquire({0, chunk}, kSize, 1).claim;
+    claim->Start(kInput);
+    return claim;
+  };
+  std::unique_ptr<ChunkCache::Claim> first = start(1);
+  EXPECT_EQ(cache.GetStats().bytes, kSize + kInput);
+  std::move(*first).Publish(ChunkBuffer(kSize));
+  EXPECT_EQ(cache.GetStats().bytes, kSize);
+
+  // Two chunks fit, a chunk and the decoding of another do not: the first one goes before its successor takes memory.
+  std::unique_ptr<ChunkCache::Claim> second = start(2);
+  EXPECT_EQ(cache.Find({0, 1}, 1), nullptr);
+  EXPECT_EQ(cache.GetStats().bytes, kSize + kInput);
+  std::move(*second).Fail(absl::InternalError("no chunk"));
+  EXPECT_EQ(cache.GetStats().bytes, 0u);
 }
 
 TEST_F(ResourceReaderTest, WholeChunksDoNotFillTheCache) {
