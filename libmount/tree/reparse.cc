@@ -88,4 +88,16 @@ std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data) {
   return name ? DecodeWindowsTarget(*name) : std::nullopt;
 }
 
+std::string RelativePath(const std::vector<std::string>& base, const std::vector<std::string>& path) {
+  const size_t common =
+      std::mismatch(base.begin(), base.begin() + std::min(base.size(), path.size()), path.begin()).first - base.begin();
+  std::string result;
+  for (size_t i = common; i < base.size(); ++i) result += result.empty() ? ".." : "/..";
+  for (size_t i = common; i < path.size(); ++i) {
+    if (!result.empty()) result += '/';
+    result += path[i];
+  }
+  return result.empty() ? "." : result;
+}
+
 }  // namespace libmount

@@ -41,6 +41,9 @@ struct LinkTarget {
 //   \??\Volume{..}\x, \\?\Volume{..}\x, \\server\share\x, \??\UNC\..   foreign
 std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data);
 
+// How `path` is reached from the directory `base`, both given from the root: "../x"; "." where they are the same.
+std::string RelativePath(const std::vector<std::string>& base, const std::vector<std::string>& path);
+
 }  // namespace libmount
 
 #endif  // LIBMOUNT_TREE_REPARSE_H_

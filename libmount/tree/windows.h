@@ -20,6 +20,7 @@ inline constexpr uint32_t kAttributeDirectory = 0x10;
 inline constexpr uint32_t kAttributeArchive = 0x20;
 inline constexpr uint32_t kAttributeDevice = 0x40;
 inline constexpr uint32_t kAttributeNormal = 0x80;
+inline constexpr uint32_t kAttributeSparse = 0x200;
 inline constexpr uint32_t kAttributeReparsePoint = 0x400;
 inline constexpr uint32_t kAttributeCompressed = 0x800;
 inline constexpr uint32_t kAttributeNotContentIndexed = 0x2000;

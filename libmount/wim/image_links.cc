@@ -82,16 +82,7 @@ std::string ImageTree::ResolveInImage(const MetadataInode& inode, const LinkTarg
     }
   }
   CorrectCase(path);
-
-  const size_t common =
-      std::mismatch(base.begin(), base.begin() + std::min(base.size(), path.size()), path.begin()).first - base.begin();
-  std::string result;
-  for (size_t i = common; i < base.size(); ++i) result += result.empty() ? ".." : "/..";
-  for (size_t i = common; i < path.size(); ++i) {
-    if (!result.empty()) result += '/';
-    result += path[i];
-  }
-  return result.empty() ? "." : result;
+  return RelativePath(base, path);
 }
 
 void ImageTree::CorrectCase(std::vector<std::string>& components) const {

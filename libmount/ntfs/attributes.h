@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// The attributes of an open inode: walking them, and their values, with every length checked again.
+//
+// Thread safety: all of it is under the volume's lock.
+
+#ifndef LIBMOUNT_NTFS_ATTRIBUTES_H_
+#define LIBMOUNT_NTFS_ATTRIBUTES_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/functional/function_ref.h"
+#include "libmount/base/errno_or.h"
+#include "libmount/ntfs/library.h"
+#include "libmount/ntfs/node_id.h"
+
+namespace libmount {
+
+struct AttributeCloser {
+  void operator()(ntfs_attr* attribute) const { ntfs_attr_close(attribute); }
+};
+using Attribute = std::unique_ptr<ntfs_attr, AttributeCloser>;
+
+// `name`: UTF-16LE, empty for the unnamed one. ENOENT, EIO, ENOMEM.
+ErrnoOr<Attribute> OpenAttribute(ntfs_inode* inode, ATTR_TYPES type, std::string_view name);
+
+// Visits all attributes of the type, each once (not its further pieces in other records). Return false to end. 0, EIO
+// or ENOMEM.
+using AttributeVisitor = absl::FunctionRef<bool(const ATTR_RECORD* record, const MFT_RECORD* holder)>;
+int VisitAttributes(ntfs_inode* inode, ATTR_TYPES type, AttributeVisitor visitor);
+
+// UTF-16LE; empty where it is unnamed, or its name does not lie within it.
+std::string_view NameOf(const ATTR_RECORD* record);
+uint64_t SizeOf(const ATTR_RECORD* record);
+// Of a resident one; empty where it is not, or its value does not lie within it.
+std::string_view ResidentValue(const ATTR_RECORD* record);
+
+// A name of a file.
+struct FileName {
+  FileReference directory = 0;
+  uint8_t name_space = 0;  // FILE_NAME_*
+  std::string_view name;   // UTF-16LE
+  bool is_short() const { return name_space == FILE_NAME_DOS; }
+};
+using FileNameVisitor = absl::FunctionRef<bool(const FileName&)>;
+int VisitNames(ntfs_inode* inode, FileNameVisitor visitor);
+
+// The name to show a file under where there is no other hint: the first that is not a short one.
+struct OwnedFileName {
+  FileReference directory = 0;
+  std::string name;  // UTF-16LE
+};
+ErrnoOr<OwnedFileName> FirstName(ntfs_inode* inode);
+
+inline bool IsDirectory(const ntfs_inode* inode) { return (inode->mrec->flags & MFT_RECORD_IS_DIRECTORY) != 0; }
+
+inline FileReference ReferenceOf(const ntfs_inode* inode) {
+  return MakeReference(inode->mft_no, le16_to_cpu(inode->mrec->sequence_number));
+}
+
+}  // namespace libmount
+
+#endif  // LIBMOUNT_NTFS_ATTRIBUTES_H_

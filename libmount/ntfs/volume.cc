@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+#include "libmount/ntfs/volume.h"
+
+#include <cerrno>
+#include <mutex>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "libmount/base/reason.h"
+
+namespace libmount {
+namespace {
+
+// The library writes what it thinks to stderr; what matters comes back as errno.
+void SilenceLibrary() {
+  static std::once_flag once;
+  std::call_once(once, [] { ntfs_log_set_handler(ntfs_log_handler_null); });
+}
+
+absl::Status MountError(int error, bool writable) {
+  switch (error) {
+    case ENOMEM: return MakeError(Reason::kOutOfResources, "no memory for the volume's tables");
+    case EPERM:
+      if (writable) {
+        return MakeError(
+            Reason::kVolumeHibernated,
+            "a Windows on the volume is hibernated, or was shut down with fast startup: shut it down fully, "
+            "or mount read-only");
+      }
+      break;
+    case EOPNOTSUPP:
+      if (writable) {
+        return MakeError(Reason::kBadImageFormat,
+                         "the volume's journal holds changes that were not finished: let Windows mount it, or mount "
+                         "read-only");
+      }
+      break;
+    default: break;
+  }
+  return MakeErrnoError(Reason::kBadImageFormat, error, "the NTFS volume is damaged: its tables cannot be read");
+}
+
+}  // namespace
+
+int LibraryErrno() { return errno > 0 ? errno : EIO; }
+
+int Inode::Close() {
+  ntfs_inode* raw = std::exchange(raw_, nullptr);
+  return raw == nullptr ? 0 : volume_->Close(raw);
+}
+
+// Under the volume's lock, as the header says; the analysis cannot see through the pointer.
+void Inode::Forget() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (raw_ == nullptr) return;
+  // The inode is gone, and its number with it.
+  for (auto it = volume_->open_.begin(); it != volume_->open_.end(); ++it) {
+    if (it->second.raw != raw_) continue;
+    volume_->open_.erase(it);
+    break;
+  }
+  raw_ = nullptr;
+}
+
+int Volume::Close(ntfs_inode* raw) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  auto found = open_.find(raw->mft_no);
+  if (found == open_.end() || --found->second.users > 0) return 0;
+  open_.erase(found);
+  return ntfs_inode_close(raw) == 0 ? 0 : LibraryErrno();
+}
+
+absl::StatusOr<std::unique_ptr<Volume>> Volume::Mount(const BlockDevice* device, WritableBlockDevice* writable) {
+  SilenceLibrary();
+  absl::StatusOr<NtfsGeometry> geometry = ReadBootSector(*device);
+  if (!geometry.ok()) return geometry.status();
+  auto volume = std::unique_ptr<Volume>(new Volume(device, writable));
+  volume->geometry_ = *geometry;
+  absl::MutexLock lock(&volume->mutex_);
+  if (absl::Status status = volume->MountLibrary(writable != nullptr); !status.ok()) return status;
+  return volume;
+}
+
+absl::Status Volume::MountLibrary(bool writable) {
+  ntfs_device* device = adapter_.MakeDevice();
+  if (device == nullptr) return MakeError(Reason::kOutOfResources, "no memory for a volume");
+  const ntfs_mount_flags flags = writable ? NTFS_MNT_NONE : NTFS_MNT_RDONLY | NTFS_MNT_FORENSIC;
+  errno = 0;
+  raw_ = ntfs_device_mount(device, flags);
+  if (raw_ == nullptr) {
+    const int error = LibraryErrno();
+    ntfs_device_free(device);
+    return MountError(error, writable);
+  }
+  ntfs_set_shown_files(raw_, TRUE, TRUE, FALSE);
+  ntfs_create_lru_caches(raw_);
+  // Encrypted files are read as they lie there; nobody here has their keys.
+  raw_->efs_raw = TRUE;
+  // Without it ($Secure is damaged, or the volume is from before Windows 2000) files have no security descriptors.
+  ntfs_open_secure(raw_);
+  return absl::OkStatus();
+}
+
+Volume::~Volume() {
+  absl::MutexLock lock(&mutex_);
+  if (raw_ == nullptr) return;
+  ntfs_close_secure(raw_);
+  ntfs_umount(raw_, TRUE);
+}
+
+ErrnoOr<Inode> Volume::Open(FileReference file) {
+  const uint64_t record = RecordOf(file);
+  const uint16_t sequence = SequenceOf(file);
+  auto is_that = [&](const ntfs_inode* raw) {
+    return sequence == 0 || le16_to_cpu(raw->mrec->sequence_number) == sequence;
+  };
+  if (auto found = open_.find(record); found != open_.end()) {
+    if (!is_that(found->second.raw)) return Errno(ENOENT);
+    ++found->second.users;
+    return Inode(this, found->second.raw);
+  }
+  if (record >= static_cast<uint64_t>(raw_->mft_na->initialized_size) >> raw_->mft_record_size_bits) {
+    return Errno(ENOENT);
+  }
+  errno = 0;
+  ntfs_inode* raw = ntfs_inode_open(raw_, file);
+  if (raw == nullptr) return Errno(LibraryErrno() == ENOENT ? ENOENT : LibraryErrno() == ENOMEM ? ENOMEM : EIO);
+  // The library keeps inodes by their record only; and it takes the further records of a file for files.
+  if (!is_that(raw) || raw->mrec->base_mft_record != 0) {
+    ntfs_inode_close(raw);
+    return Errno(ENOENT);
+  }
+  open_[record] = {raw, 1};
+  return Inode(this, raw);
+}
+
+Inode Volume::Adopt(ntfs_inode* raw) {
+  open_[raw->mft_no] = {raw, 1};
+  return Inode(this, raw);
+}
+
+}  // namespace libmount
