@@ -182,6 +182,7 @@ int Runner::Mount() {
   request.set_check_integrity(options_.check_integrity);
   request.set_allow_other(options_.allow_other);
   request.set_unix_data(options_.unix_data);
+  request.set_partition(options_.partition.value_or(0));
 
   const auto start = std::chrono::steady_clock::now();
   v1::Operation outcome;
@@ -310,11 +311,17 @@ int Runner::Info() {
       WriteImage(image, &json);
       json.End('}');
     }
-    PrintLine(json.End(']').End('}'));
+    json.End(']');
+    if (response.has_disk()) WriteDisk(response.disk(), &json);
+    PrintLine(json.End('}'));
     return kDone;
   }
-  PrintLine(Printable(request.image_path()) + ": " + std::to_string(response.images_size()) +
-            (response.images_size() == 1 ? " image" : " images"));
+  if (response.has_disk()) {
+    printf("%s:\n%s", Printable(request.image_path()).c_str(), DiskText(response.disk()).c_str());
+  } else {
+    PrintLine(Printable(request.image_path()) + ": " + std::to_string(response.images_size()) +
+              (response.images_size() == 1 ? " image" : " images"));
+  }
   for (const v1::ImageInfo& image : response.images()) printf("\n%s", ImageText(image).c_str());
   return kDone;
 }

@@ -173,6 +173,39 @@ std::string MountTable(const v1::ListMountsResponse& response) {
   return Table(rows) + notes;
 }
 
+std::string DiskText(const v1::DiskInfo& disk) {
+  std::string text;
+  for (const v1::DiskFile& file : disk.chain()) {
+    std::vector<std::vector<std::string>> rows;
+    const auto add = [&rows](const char* label, const std::string& value) {
+      if (!value.empty()) rows.push_back({label, Printable(value)});
+    };
+    add("File:", file.name());
+    add("Format:", file.format() + ", " + file.disk_type());
+    add("Virtual size:", Grouped(file.virtual_size()) + " bytes");
+    add("File size:", Grouped(file.file_size()) + " bytes");
+    add("Sector size:", Grouped(file.sector_size()) + " bytes");
+    if (file.block_size() != 0) add("Block size:", Grouped(file.block_size()) + " bytes");
+    add("Made by:", file.creator());
+    add("Identifier:", file.identifier());
+    add("Parent:", file.parent_identifier());
+    for (const std::string& path : file.parent_paths()) add("Parent's path:", path);
+    if (file.log_pending()) add("State:", "not closed cleanly; its log is taken into account");
+    for (const std::string& warning : file.warnings()) add("Warning:", warning);
+    text += (text.empty() ? "" : "\n") + Table(rows);
+  }
+  text += "\nPartition table: " + Printable(disk.partition_table()) + "\n";
+  std::vector<std::vector<std::string>> rows = {{"PARTITION", "SIZE", "OFFSET", "TYPE", "FILE SYSTEM", "LABEL", ""}};
+  for (const v1::Partition& partition : disk.partitions()) {
+    std::string note = partition.has_windows() ? "Windows" : "";
+    if (partition.is_default()) note += note.empty() ? "mounted by default" : ", mounted by default";
+    rows.push_back({std::to_string(partition.number()), Grouped(partition.size()), Grouped(partition.offset()),
+                    Printable(partition.type()), Printable(partition.file_system()), Printable(partition.label()),
+                    note});
+  }
+  return text + Table(rows);
+}
+
 std::string ImageText(const v1::ImageInfo& image) {
   std::vector<std::vector<std::string>> rows;
   const auto add = [&rows](const char* label, const std::string& value) {
@@ -182,8 +215,10 @@ std::string ImageText(const v1::ImageInfo& image) {
   add("Name:", image.image_name());
   add("Description:", image.image_description());
   add("Size:", Grouped(image.image_size()) + " bytes");
-  add("Directories:", Grouped(image.directory_count()));
-  add("Files:", Grouped(image.file_count()));
+  if (image.image_type() == v1::IMAGE_TYPE_WIM) {  // a disk does not count them
+    add("Directories:", Grouped(image.directory_count()));
+    add("Files:", Grouped(image.file_count()));
+  }
   add("Created:", IsoTimeOfFiletime(image.creation_time()));
   add("Modified:", IsoTimeOfFiletime(image.modification_time()));
   add("Bootable:", BootableName(image.bootable()));
@@ -210,6 +245,7 @@ void WriteMount(const v1::Mount& mount, JsonWriter* json) {
       .String("image_path", mount.image_path())
       .String("image_type", TypeName(mount.image_type()))
       .Number("image_index", mount.image_index())
+      .Number("partition", mount.partition())
       .String("image_name", mount.image_name())
       .Bool("read_only", mount.read_only())
       .String("status", StatusName(mount.status()))
@@ -227,6 +263,42 @@ void WriteMount(const v1::Mount& mount, JsonWriter* json) {
     json->Begin('{').String("path", file.path()).String("message", file.message()).End('}');
   }
   json->End(']').Number("worker_pid", static_cast<uint64_t>(std::max(0, mount.worker_pid())));
+}
+
+void WriteDisk(const v1::DiskInfo& disk, JsonWriter* json) {
+  json->Begin("disk", '{').Begin("chain", '[');
+  for (const v1::DiskFile& file : disk.chain()) {
+    json->Begin('{')
+        .String("name", file.name())
+        .String("format", file.format())
+        .String("disk_type", file.disk_type())
+        .Number("file_size", file.file_size())
+        .Number("virtual_size", file.virtual_size())
+        .Number("sector_size", file.sector_size())
+        .Number("block_size", file.block_size())
+        .String("creator", file.creator())
+        .String("identifier", file.identifier())
+        .String("parent_identifier", file.parent_identifier())
+        .Begin("parent_paths", '[');
+    for (const std::string& path : file.parent_paths()) json->String(path);
+    json->End(']').Bool("log_pending", file.log_pending()).Begin("warnings", '[');
+    for (const std::string& warning : file.warnings()) json->String(warning);
+    json->End(']').End('}');
+  }
+  json->End(']').String("partition_table", disk.partition_table()).Begin("partitions", '[');
+  for (const v1::Partition& partition : disk.partitions()) {
+    json->Begin('{')
+        .Number("number", partition.number())
+        .Number("offset", partition.offset())
+        .Number("size", partition.size())
+        .String("type", partition.type())
+        .String("file_system", partition.file_system())
+        .String("label", partition.label())
+        .Bool("has_windows", partition.has_windows())
+        .Bool("is_default", partition.is_default())
+        .End('}');
+  }
+  json->End(']').End('}');
 }
 
 void WriteImage(const v1::ImageInfo& image, JsonWriter* json) {

@@ -36,10 +36,12 @@ std::string ArchitectureName(uint32_t architecture);  // "x64"
 std::string ChangesText(const v1::Mount& mount);
 
 std::string MountTable(const v1::ListMountsResponse& response);
+std::string DiskText(const v1::DiskInfo& disk);
 std::string ImageText(const v1::ImageInfo& image);
 
 // The fields of the current object.
 void WriteMount(const v1::Mount& mount, JsonWriter* json);
+void WriteDisk(const v1::DiskInfo& disk, JsonWriter* json);  // as a member "disk"
 void WriteImage(const v1::ImageInfo& image, JsonWriter* json);
 
 }  // namespace dismd

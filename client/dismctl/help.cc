@@ -55,10 +55,11 @@ JSON (new fields may be added, existing ones keep their meaning):
     {"event":"mounted"|"committed"|"remounted","mount":MOUNT}    {"event":"cleaned","mounts":[MOUNT...]}
     {"event":"unmounted","mount_path":PATH}                      with --commit also "image_index":N
   list:   {"mounts":[MOUNT...]}
-  info:   {"images":[IMAGE...]}
+  info:   {"images":[IMAGE...]}, of a disk also "disk":DISK
   watch:  {"event":"added"|"changed"|"removed","mount":MOUNT}, and {"event":"synced"} once all existing ones were listed
   status: {"version":TEXT,"rootless":BOOL,"caller_uid":N,"operation_retention_seconds":N,"limits":{...}}
-  MOUNT:  mount_id, mount_path, image_path, image_type ("wim"|"vhd"), image_index, image_name, read_only,
+  MOUNT:  mount_id, mount_path, image_path, image_type ("wim"|"vhd"), image_index, partition (0: a WIM), image_name,
+          read_only,
           status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, unix_data,
           has_changes, changed_files, staged_bytes (edits that are not committed), mount_time (ISO 8601, UTC),
           damaged_file_count, damaged_files [{path, message}], worker_pid
@@ -66,6 +67,10 @@ JSON (new fields may be added, existing ones keep their meaning):
           installation_type, hal, product_type, product_suite, major_version, minor_version, build,
           service_pack_build, service_pack_level, bootable ("yes"|"no"|"unknown"), system_root, languages,
           default_language_index, directory_count, file_count, creation_time, modification_time (ISO 8601 or null)
+  DISK:   chain [{name, format ("VHD"|"VHDX"), disk_type ("fixed"|"dynamic"|"differencing"), file_size, virtual_size,
+          sector_size, block_size, creator, identifier, parent_identifier, parent_paths, log_pending, warnings}],
+          partition_table ("gpt"|"mbr"|"none"), partitions [{number, offset, size, type, file_system, label,
+          has_windows, is_default}]
 )";
 
 constexpr char kMount[] = R"(Usage: %P mount IMAGE DIR [--index N | --name S] [--read-only] [OPTIONS]
@@ -77,6 +82,8 @@ is left.
 
   -i, --index N       which image of the file, from 1 (default: 1)
   -n, --name S        which image, by its name; case does not count
+  --partition N       of a disk (.vhd, .vhdx): which partition, as %P info numbers them (default: the only one with
+                      NTFS, or of several the one with a Windows)
   -r, --read-only     without it the mount is read-write, as DISM's; split and solid files need it
   --check-integrity   compare the file with its integrity table first, if it has one
   --allow-other       let other users look inside, if the service's policy permits

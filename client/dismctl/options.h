@@ -31,6 +31,7 @@ struct Options {
   bool read_only = false;
   bool check_integrity = false;  // mount: compare; commit: write the table
   bool allow_other = false;
+  std::optional<uint32_t> partition;
   bool unix_data = false;
   bool discard = false;
   bool commit = false;

@@ -5,16 +5,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "daemon/broker/errors.h"
 #include "daemon/broker/file_systems.h"
 #include "daemon/broker/identity.h"
@@ -185,6 +188,12 @@ int CountEntries(int directory_fd) {
 bool IsPlainName(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
+}
+
+bool IsPlainPath(const std::string& path) {
+  if (path.size() >= PATH_MAX) return false;
+  std::vector<std::string> parts = absl::StrSplit(path, '/');
+  return std::all_of(parts.begin(), parts.end(), IsPlainName);
 }
 
 void InspectPathsAs(const internal::Identity& caller, const internal::InspectPaths& request,

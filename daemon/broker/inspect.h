@@ -37,6 +37,8 @@ int CountEntries(int directory_fd);
 
 // A name of one component that is neither "." nor "..".
 bool IsPlainName(const std::string& name);
+// Such names with slashes between them.
+bool IsPlainPath(const std::string& path);
 
 }  // namespace dismd
 

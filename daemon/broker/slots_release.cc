@@ -223,9 +223,10 @@ void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
   internal::BrokerToWorker message;
   internal::OpenedSibling* opened = message.mutable_opened_sibling();
   opened->set_request_id(request.request_id());
-  // The worker may be under an image's control: it gets files beside its image, that its user can read, and no others.
+  // The worker may be under an image's control: it gets files beneath its image's directory, that its user
+  // can read, and no others.
   absl::Status allowed;
-  if (!IsPlainName(request.name())) allowed = MakeError(Reason::kInvalidPath, "not a plain file name");
+  if (!IsPlainPath(request.name())) allowed = MakeError(Reason::kInvalidPath, "not a plain path");
   if (!slot->image_directory) allowed = MakeError(Reason::kAccessDenied, "the image's directory cannot be entered");
   if (++slot->sibling_requests > kMaxSiblingRequests) {
     allowed = MakeError(Reason::kTooManyOperations, "too many files were asked for");

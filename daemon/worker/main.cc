@@ -13,11 +13,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
+#include "daemon/worker/opened_disk.h"
 #include "daemon/worker/opened_wim.h"
 #include "daemon/worker/sandbox.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/log.h"
-#include "libmount/base/reason.h"
 #include "libmount/wim/wim_file.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -71,8 +71,7 @@ int Main(int argc, char** argv) {
   options.log = log;
   options.open_image = [](dismd::ImageSource source, libmount::OperationMonitor& monitor) {
     if (absl::EndsWithIgnoreCase(source.name, ".vhd") || absl::EndsWithIgnoreCase(source.name, ".vhdx")) {
-      return absl::StatusOr<std::unique_ptr<dismd::OpenedImage>>(libmount::MakeError(
-          libmount::Reason::kNotImplemented, source.name + ": this version mounts WIM images only (.wim, .esd, .swm)"));
+      return dismd::OpenedDisk::Open(std::move(source), monitor);
     }
     return dismd::OpenedWim::Open(std::move(source), &libmount::WimFile::Open, monitor);
   };

@@ -34,7 +34,8 @@ namespace dismd {
 struct ImageSource {
   libmount::UniqueFd fd;
   std::string name;                      // without directory
-  libmount::SiblingOpener open_sibling;  // works while the image is being opened
+  libmount::SiblingOpener open_sibling;  // a path beneath the file's directory; works while the image is being opened
+  uint32_t partition = 0;                // of a disk; 0: whichever is meant
 };
 
 struct StagingSource {
@@ -55,6 +56,8 @@ class OpenedImage {
   virtual absl::StatusOr<uint32_t> FindImage(std::string_view name) const = 0;
   // What speaks for and against mounting it, but for index, name and type.
   virtual void Describe(internal::ImageOpened* opened) const = 0;
+  // All that the file tells of itself.
+  virtual void ReadInfo(internal::ImageInfoRead* info) const = 0;
   virtual absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) = 0;
 
   virtual absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) = 0;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "daemon/worker/image_info_message.h"
 #include "libmount/base/reason.h"
 
 namespace dismd {
@@ -31,6 +32,10 @@ void OpenedWim::Describe(internal::ImageOpened* opened) const {
   opened->set_is_solid(file_->is_solid());
   opened->set_is_pipable(file_->is_pipable());
   opened->set_marked_read_only(file_->is_marked_read_only());
+}
+
+void OpenedWim::ReadInfo(internal::ImageInfoRead* info) const {
+  for (const libmount::ImageInfo& image : file_->images()) *info->add_images() = ToMessage(image);
 }
 
 absl::Status OpenedWim::OpenTree(uint32_t index, const TreeOptions& options, OperationMonitor& monitor) {

@@ -33,6 +33,7 @@ class OpenedWim final : public OpenedImage {
   const std::vector<libmount::ImageInfo>& images() const override { return file_->images(); }
   absl::StatusOr<uint32_t> FindImage(std::string_view name) const override { return file_->FindImage(name); }
   void Describe(internal::ImageOpened* opened) const override;
+  void ReadInfo(internal::ImageInfoRead* info) const override;
   absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) override { return file_->CheckIntegrity(monitor); }
   absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) override;
   absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) override;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Siblings: files beside the image, which the sandboxed worker cannot open itself: it asks the broker, by name.
+// Siblings: files beneath the image's directory, which the sandboxed worker cannot open itself: it asks the broker.
 //
 // Open waits on the thread that needs the file; the thread that receives from the broker hands the answer in.
 //

@@ -66,7 +66,8 @@ void Worker::Answer(const internal::WorkerToFront& message) {
   link_.Send(message);
 }
 
-absl::StatusOr<std::unique_ptr<OpenedImage>> Worker::OpenFile(const std::string& name, RequestMonitor& monitor) {
+absl::StatusOr<std::unique_ptr<OpenedImage>> Worker::OpenFile(const std::string& name, uint32_t partition,
+                                                              RequestMonitor& monitor) {
   UniqueFd image = image_.Duplicate();
   if (!image) return libmount::MakeErrnoError(Reason::kOutOfResources, errno, "duplicating the image's descriptor");
   libmount::SiblingOpener open_sibling = [this, &monitor](std::string_view sibling) {
@@ -74,7 +75,7 @@ absl::StatusOr<std::unique_ptr<OpenedImage>> Worker::OpenFile(const std::string&
   };
   libmount::TestSeam("worker-opening", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
-  return open_image_(ImageSource{std::move(image), name, open_sibling}, monitor);
+  return open_image_(ImageSource{std::move(image), name, open_sibling, partition}, monitor);
 }
 
 OpenedImage* Worker::opened() const {
@@ -91,7 +92,7 @@ absl::Status Worker::OpenImage(const internal::OpenImage& request, RequestMonito
 }
 
 absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor& monitor) {
-  auto image = OpenFile(request.image_name_for_messages(), monitor);
+  auto image = OpenFile(request.image_name_for_messages(), request.partition(), monitor);
   if (!image.ok()) return image.status();
   absl::StatusOr<uint32_t> index = ChooseImage(**image, request);
   if (!index.ok()) return index.status();
@@ -195,14 +196,11 @@ void Worker::AnswerOpened(uint64_t request_id, uint32_t index) {
 }
 
 absl::Status Worker::ReadImageInfo(const internal::ReadImageInfo& request, RequestMonitor& monitor) {
-  auto image = OpenFile(request.image_name_for_messages(), monitor);
+  auto image = OpenFile(request.image_name_for_messages(), /*partition=*/0, monitor);
   if (!image.ok()) return image.status();
   internal::WorkerToFront answer;
   answer.set_request_id(monitor.request_id());
-  answer.mutable_image_info_read();  // also where there is no image in the file
-  for (const libmount::ImageInfo& info : (*image)->images()) {
-    *answer.mutable_image_info_read()->add_images() = ToMessage(info);
-  }
+  (*image)->ReadInfo(answer.mutable_image_info_read());
   Answer(answer);
   return absl::OkStatus();
 }

@@ -103,7 +103,8 @@ class Worker final : private libmount::TreeObserver {
   absl::Status Serve(libmount::UniqueFd fuse, libmount::FuseServer::Recovery recovery);
   void TellServingState();
   OpenedImage::TreeOptions TreeOptions();
-  absl::StatusOr<std::unique_ptr<OpenedImage>> OpenFile(const std::string& name, RequestMonitor& monitor);
+  absl::StatusOr<std::unique_ptr<OpenedImage>> OpenFile(const std::string& name, uint32_t partition,
+                                                        RequestMonitor& monitor);
   // What OpenTree has opened; null before. It lives as long as the worker.
   OpenedImage* opened() const;
   void AnswerOpened(uint64_t request_id, uint32_t index);

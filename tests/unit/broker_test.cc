@@ -392,6 +392,9 @@ TEST(ParsingTest, PlainNames) {
   EXPECT_TRUE(IsPlainName("image2.swm"));
   for (const char* name : {"", ".", "..", "a/b", "/a"}) EXPECT_FALSE(IsPlainName(name)) << name;
   EXPECT_FALSE(IsPlainName(std::string("a\0b", 3)));
+  for (const char* path : {"parent.vhdx", "base/parent.vhdx"}) EXPECT_TRUE(IsPlainPath(path)) << path;
+  for (const char* path : {"", "/a", "a/", "a//b", "../a", "a/../b", "./a"}) EXPECT_FALSE(IsPlainPath(path)) << path;
+  EXPECT_FALSE(IsPlainPath(std::string(5000, 'a')));
 }
 
 TEST(KernelTest, StartTimeNamesAProcess) {
