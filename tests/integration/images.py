@@ -14,6 +14,7 @@ ntfs_volume.py; here is in which formats.
   small.wim                              three files: for tests that mount a lot
   long-names.wim                         names of 255 UTF-16 units that take more than 255 bytes in UTF-8
   huge.wim                               a sparse file of 5 GiB
+  disk-*.vhd, disk-*.vhdx                disks with an NTFS volume (disks.py)
 """
 
 import hashlib
@@ -23,6 +24,7 @@ import stat
 import sys
 import tempfile
 
+import disks
 import ntfs_volume
 from ntfs_volume import run
 
@@ -93,12 +95,13 @@ def make(directory, work):
         with ntfs_volume.mounted(volume) as root:
             fill_volume(root)
         run("wimcapture", volume, os.path.join(directory, name), name, "--compress=XPRESS", "--chunk-size=64K")
+    disks.make(directory, work)
 
 
 def main():
     directory = os.path.abspath(sys.argv[1])
     version = hashlib.sha256()
-    for name in ("images.py", "ntfs_volume.py"):
+    for name in ("images.py", "ntfs_volume.py", "disks.py"):
         with open(os.path.join(HERE, name), "rb") as file:
             version.update(file.read())
     done = os.path.join(directory, "made-by")
