@@ -17,12 +17,14 @@ using libmount::MakeError;
 using libmount::Reason;
 using libmount::VolumeKind;
 
-VolumeKind KindOf(const libmount::BlockDevice& disk, const libmount::PartitionInfo& partition) {
+DiskVolume LookAt(const libmount::BlockDevice& disk, libmount::PartitionInfo partition) {
+  DiskVolume volume;
+  volume.partition = std::move(partition);
   std::string boot(libmount::kBootSectorSize, '\0');
-  if (partition.size < boot.size() || disk.Read(partition.offset, absl::MakeSpan(boot)) != 0) {
-    return VolumeKind::kUnknown;
-  }
-  return libmount::IdentifyVolume(boot);
+  if (volume.partition.size < boot.size()) return volume;
+  volume.unreadable = disk.Read(volume.partition.offset, absl::MakeSpan(boot)) != 0;
+  if (!volume.unreadable) volume.kind = libmount::IdentifyVolume(boot);
+  return volume;
 }
 
 bool LooksLikeWindows(const libmount::BlockDevice& disk, const libmount::PartitionInfo& partition) {
@@ -53,9 +55,9 @@ absl::StatusOr<DiskVolumes> DiskVolumes::Read(const libmount::BlockDevice& disk)
   if (!partitions.ok()) return partitions.status();
   std::vector<DiskVolume> volumes;
   for (libmount::PartitionInfo& partition : partitions->partitions) {
-    const VolumeKind kind = KindOf(disk, partition);
-    const bool has_windows = kind == VolumeKind::kNtfs && LooksLikeWindows(disk, partition);
-    volumes.push_back({std::move(partition), kind, has_windows});
+    volumes.push_back(LookAt(disk, std::move(partition)));
+    DiskVolume& volume = volumes.back();
+    volume.has_windows = volume.kind == VolumeKind::kNtfs && LooksLikeWindows(disk, volume.partition);
   }
   return DiskVolumes(partitions->table, partitions->is_dynamic_disk, std::move(volumes));
 }
@@ -107,6 +109,10 @@ absl::Status DiskVolumes::NothingToMount() const {
         Reason::kEncryptedVolume,
         absl::StrCat("the volume is encrypted with BitLocker; decrypt it with Windows first. It has ", List()));
   }
+  if (std::any_of(volumes_.begin(), volumes_.end(), [](const DiskVolume& v) { return v.unreadable; })) {
+    return MakeError(Reason::kBadImageFormat,
+                     absl::StrCat("it is damaged or cut off: not all of its partitions can be read. It has ", List()));
+  }
   const Reason reason = has(VolumeKind::kRefs) ? Reason::kRefsVolume : Reason::kUnsupportedVolume;
   return MakeError(reason, absl::StrCat("there is no NTFS volume to mount; it has ", List()));
 }
@@ -122,7 +128,7 @@ std::string DiskVolumes::List() const {
       absl::StrAppend(&list, "partition ", volume.partition.number);
     }
     absl::StrAppend(&list, ": ", SizeText(volume.partition.size), ", ",
-                    std::string(libmount::VolumeKindName(volume.kind)));
+                    volume.unreadable ? "unreadable" : std::string(libmount::VolumeKindName(volume.kind)));
     if (!volume.partition.type.empty()) absl::StrAppend(&list, " (", volume.partition.type, ")");
     if (volume.has_windows) absl::StrAppend(&list, ", with a Windows");
   }

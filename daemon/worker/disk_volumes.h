@@ -24,6 +24,7 @@ struct DiskVolume {
   libmount::PartitionInfo partition;
   libmount::VolumeKind kind = libmount::VolumeKind::kUnknown;
   bool has_windows = false;  // a directory \Windows
+  bool unreadable = false;   // not even its first sector
 };
 
 class DiskVolumes {
@@ -34,8 +35,8 @@ class DiskVolumes {
   // `partition`: a number, or 0 for whichever is meant: the only NTFS volume; of several the one with \Windows.
   // Windows' recovery volumes are meant only where there is nothing else. What is returned lives as long as this.
   //
-  // kPartitionNotFound, kAmbiguousPartition, kEncryptedVolume, kRefsVolume, kUnsupportedVolume, kDynamicDisk: the
-  // message lists what there is.
+  // kPartitionNotFound, kAmbiguousPartition, kEncryptedVolume, kRefsVolume, kUnsupportedVolume, kDynamicDisk,
+  // kBadImageFormat: the message lists what there is.
   absl::StatusOr<const DiskVolume*> Choose(uint32_t partition) const;
 
   void Describe(internal::DiskInfo* info) const;

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "daemon/worker/image_info_message.h"
@@ -42,11 +44,10 @@ absl::Status InFile(const std::string& name, const absl::Status& status) {
   return MakeError(reason, absl::StrCat(name, ": ", std::string(status.message().data(), status.message().size())));
 }
 
-}  // namespace
-
-class OpenedDisk::Watched final : public libmount::BlockDevice {
+// Tells when it is found changed by others.
+class WatchedDisk final : public libmount::BlockDevice {
  public:
-  Watched(const libmount::DiskImage* disk, libmount::TreeObserver* observer) : disk_(disk), observer_(observer) {}
+  WatchedDisk(const libmount::DiskImage* disk, libmount::TreeObserver* observer) : disk_(disk), observer_(observer) {}
 
   uint64_t size() const override { return disk_->device().size(); }
   uint32_t sector_size() const override { return disk_->device().sector_size(); }
@@ -67,6 +68,8 @@ class OpenedDisk::Watched final : public libmount::BlockDevice {
   libmount::TreeObserver* const observer_;
   mutable std::atomic<bool> told_{false};
 };
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<OpenedImage>> OpenedDisk::Open(ImageSource source, OperationMonitor& monitor) {
   std::unique_ptr<OpenedDisk> opened(new OpenedDisk(source.name, source.partition));
@@ -110,7 +113,7 @@ absl::Status OpenedDisk::OpenTree(uint32_t, const TreeOptions& options, Operatio
   absl::StatusOr<const DiskVolume*> chosen = volumes_->Choose(partition_);
   if (!chosen.ok()) return InFile(name_, chosen.status());
   volume_ = *chosen;
-  watched_ = std::make_unique<Watched>(disk_.get(), options.observer);
+  watched_ = std::make_unique<WatchedDisk>(disk_.get(), options.observer);
   device_ =
       std::make_unique<libmount::PartitionDevice>(watched_.get(), volume_->partition.offset, volume_->partition.size);
   libmount::NtfsTreeOptions ntfs;

@@ -6,7 +6,6 @@
 #ifndef DAEMON_WORKER_OPENED_DISK_H_
 #define DAEMON_WORKER_OPENED_DISK_H_
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,9 +47,6 @@ class OpenedDisk final : public OpenedImage {
   void RenewChangeDetection() override { disk_->RenewWatch(); }
 
  private:
-  // The disk, telling when it is found changed by others.
-  class Watched;
-
   OpenedDisk(std::string name, uint32_t partition) : name_(std::move(name)), partition_(partition) {}
 
   const std::string name_;
@@ -58,8 +54,8 @@ class OpenedDisk final : public OpenedImage {
   std::unique_ptr<libmount::DiskImage> disk_;
   std::optional<DiskVolumes> volumes_;
   std::vector<libmount::ImageInfo> images_;
-  const DiskVolume* volume_ = nullptr;  // that is mounted
-  std::unique_ptr<Watched> watched_;
+  const DiskVolume* volume_ = nullptr;                 // that is mounted
+  std::unique_ptr<libmount::BlockDevice> watched_;     // the disk, telling when it is found changed by others
   std::unique_ptr<libmount::PartitionDevice> device_;  // on watched_
   mutable absl::Mutex mutex_;
   std::unique_ptr<libmount::NtfsTree> tree_ ABSL_GUARDED_BY(mutex_);  // on device_
