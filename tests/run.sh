@@ -9,7 +9,8 @@
 #   sudo tests/run.sh -R wim_reader      as --quick, only tests whose name matches
 #   sudo tests/run.sh --only asan        one stage: debug, lint, asan, tsan or fuzz (lint needs a debug build)
 #
-# Environment: DISMD_FIXTURES (directory of unpacked foreign images), FUZZ_SECONDS (60; a target's time), JOBS (2),
+# Environment: DISMD_FIXTURES (directory of unpacked foreign images), FUZZ_SECONDS (60; a target's time, those of
+# whole formats; smaller ones a third), JOBS (2),
 # BUILD_ROOT (build; where build directories go).
 #
 # The last line is the sum of everything: "N passed, N failed".
@@ -23,7 +24,7 @@ fuzz_seconds=${FUZZ_SECONDS:-60}
 quick=
 only=
 ctest_options=()
-usage() { sed -n '5,16s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '5,17s/^# \{0,1\}//p' "$0"; }
 while (($#)); do
   case $1 in
     --quick) quick=1 ;;
@@ -126,19 +127,23 @@ run_ctest() {
     sed -nE 's/^[[:space:]]*[0-9]+ - ([^ ]+).*/\1/p' | tr '\n' ' ')"$'\n'"$(reasons "$report")")
 }
 
+# What takes whole images apart has the most to be found in.
+long_fuzzers='^(wim_metadata|wim_xml|wim_file|resource_reader)_fuzzer$'
+
 fuzz_one() { # TARGET
-  local target=$1 name=${1##*/} work
+  local target=$1 name=${1##*/} work seconds=$((fuzz_seconds / 3))
+  [[ ! $name =~ $long_fuzzers ]] || seconds=$fuzz_seconds
   work=$scratch/fuzz-$name
   mkdir -p "$work"
   [[ ! -d $root/tests/fuzz/corpus/$name ]] || cp -r "$root/tests/fuzz/corpus/$name/." "$work/"
-  (cd "$work" && "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+  (cd "$work" && "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
     -artifact_prefix="$scratch/crash-$name-" "$work" >"$scratch/fuzz-$name.log" 2>&1)
 }
 
 run_fuzzers() {
   build_tree fuzz fuzzers -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DDISMD_BUILD_TESTS=OFF -DDISMD_BUILD_FUZZERS=ON || return
-  headline "Fuzzing, $fuzz_seconds s a target"
+  headline "Fuzzing, up to $fuzz_seconds s a target"
   local targets target pids=() names=() i
   mapfile -t targets < <(find "$build/fuzz/bin" -name '*_fuzzer' -type f | sort)
   ((${#targets[@]})) || { fail "no fuzz targets were built"; return; }
