@@ -106,7 +106,8 @@ class FuseServer::Impl {
           Invalidator::Notify{[this](NodeId directory, const std::string& name) {
                                 fuse_lowlevel_notify_inval_entry(session_, directory, name.c_str(), name.size());
                               },
-                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, -1, 0); }});
+                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, -1, 0); },
+                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, 0, 0); }});
       context_.invalidator = &*invalidator_;
       status = invalidator_->Start();
     }
@@ -178,7 +179,15 @@ class FuseServer::Impl {
     buffer.mem = request.data();
     buffer.size = saved.request.size();
     fuse_session_process_buf(session_, &buffer);
+    AllowDirectOpens(saved.reply);
     return negotiation_.CheckAgreesWith(saved);
+  }
+
+  // Where the kernel keeps such files right, and a successor knows which they are.
+  void AllowDirectOpens(const std::string& reply) {
+    if (context_.writable == nullptr || !inflight_->shared() || !InitNegotiation::AllowsDirectMapping(reply)) return;
+    direct_opens_.emplace(inflight_->direct_opens());
+    context_.direct_opens = &*direct_opens_;
   }
 
   absl::Status StartThreads() {
@@ -329,6 +338,7 @@ class FuseServer::Impl {
     std::string reply;
     for (int i = 0; i < count; ++i) reply.append(static_cast<const char*>(parts[i].iov_base), parts[i].iov_len);
     const bool is_init = negotiation_.CompleteReply(&reply);
+    if (is_init && !recovering_) AllowDirectOpens(reply);
     ssize_t written = static_cast<ssize_t>(reply.size());
     if (!recovering_) written = write(fd, reply.data(), reply.size());
     if (!is_init || written < 0) return written;
@@ -364,6 +374,7 @@ class FuseServer::Impl {
   RequestSource source_;
   InitNegotiation negotiation_;
   std::unique_ptr<InflightTable> inflight_;
+  std::optional<DirectOpens> direct_opens_;
   std::optional<StoreAhead> store_ahead_;
   std::optional<Invalidator> invalidator_;
   fuse_session* session_ = nullptr;

@@ -37,6 +37,10 @@ struct TableHeader {
 };
 constexpr uint64_t kMagic = 0x656c62617446'6d64;
 constexpr uint32_t kLayout = 1;
+// In the header page, where tables of earlier versions have zeros.
+constexpr size_t kDirectOpensAt = 1024;
+constexpr size_t kDirectOpens = 128;
+static_assert(kDirectOpensAt + kDirectOpens * sizeof(DirectOpens::Entry) <= kPage);
 
 absl::StatusOr<TableHeader> ReadHeader(int fd) {
   // Sealed: nobody can make the mapping end in SIGBUS.
@@ -105,6 +109,10 @@ InflightTable::Slot InflightTable::slot(int index) const {
   static_assert(sizeof(Slot::Control) <= kRequestAt);
   static_assert(sizeof(fuse_in_header) + sizeof(fuse_write_in) == kPageBytes - kRequestAt);
   return Slot(base_ + kPage + index * kSlotBytes, shared_);
+}
+
+absl::Span<DirectOpens::Entry> InflightTable::direct_opens() const {
+  return absl::MakeSpan(reinterpret_cast<DirectOpens::Entry*>(base_ + kDirectOpensAt), kDirectOpens);
 }
 
 absl::Span<char> InflightTable::Slot::buffer() const {

@@ -16,6 +16,8 @@
 // written: when the process dies between the two, or between writing and freeing, the replacement writes the same reply
 // again (the kernel refuses it where it has it) instead of doing the work again, perhaps long after it was done first.
 //
+// The header page has room for what else must outlive the process: which files are open directly (direct_opens.h).
+//
 // Memory: a slot that waits costs its first pages. The data pages are given back by Trim. They should be there before
 // a large request is read: when a process is killed while the kernel has to bring pages in, the request fails with EIO.
 //
@@ -34,6 +36,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "libmount/base/unique_fd.h"
+#include "libmount/fuse/direct_opens.h"
 
 namespace libmount {
 
@@ -96,6 +99,7 @@ class InflightTable {
 
   bool shared() const { return shared_; }
   Slot slot(int index) const;  // REQUIRES: index < kInflightSlots
+  absl::Span<DirectOpens::Entry> direct_opens() const;
 
  private:
   // Before the data of a WRITE come its two headers of 40 bytes; they end with the control page.

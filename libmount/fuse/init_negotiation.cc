@@ -13,12 +13,24 @@
 namespace libmount {
 namespace {
 
+// Linux 6.6; not yet in Debian 12's header. Of the upper 32 flags.
+constexpr uint32_t kDirectIoAllowMmap = uint32_t{1} << (36 - 32);
+
 constexpr size_t kReplyBytes = sizeof(fuse_out_header) + FUSE_COMPAT_22_INIT_OUT_SIZE;
 
 fuse_init_out ParseReply(const std::string& reply) {
   fuse_init_out out = {};
   memcpy(&out, reply.data() + sizeof(fuse_out_header), std::min(sizeof(out), reply.size() - sizeof(fuse_out_header)));
   return out;
+}
+
+constexpr size_t kFlags2End = offsetof(fuse_init_out, flags2) + sizeof(uint32_t);
+
+bool CanMapDirect(const std::string& request) {
+  fuse_init_in asked = {};
+  memcpy(&asked, request.data() + sizeof(fuse_in_header),
+         std::min(sizeof(asked), request.size() - sizeof(fuse_in_header)));
+  return (asked.flags & FUSE_INIT_EXT) != 0 && (asked.flags2 & kDirectIoAllowMmap) != 0;
 }
 
 }  // namespace
@@ -30,7 +42,7 @@ void InitNegotiation::OnRequest(const char* request, size_t size) {
 
 // FUSE_PARALLEL_DIROPS is forgotten by libfuse 3.14; without it the kernel lets only one look-up or reading at a time
 // into a directory. FUSE_HANDLE_KILLPRIV_V2 it does not know; without it the kernel asks for security.capability before
-// each write.
+// each write. Flags beyond the first 32 it cannot say either.
 bool InitNegotiation::CompleteReply(std::string* reply) {
   absl::MutexLock lock(&mutex_);
   if (exchange_.request.empty() || reply->size() < kReplyBytes) return false;
@@ -44,8 +56,18 @@ bool InitNegotiation::CompleteReply(std::string* reply) {
   memcpy(&flags, flags_at, sizeof(flags));
   flags |= asked.flags & FUSE_PARALLEL_DIROPS;
   if (writable_) flags |= asked.flags & FUSE_HANDLE_KILLPRIV_V2;
+  if (writable_ && CanMapDirect(exchange_.request) && reply->size() >= sizeof(header) + kFlags2End) {
+    flags |= FUSE_INIT_EXT;
+    memcpy(reply->data() + sizeof(header) + offsetof(fuse_init_out, flags2), &kDirectIoAllowMmap, sizeof(uint32_t));
+  }
   memcpy(flags_at, &flags, sizeof(flags));
   return true;
+}
+
+bool InitNegotiation::AllowsDirectMapping(const std::string& reply) {
+  if (reply.size() < sizeof(fuse_out_header) + kFlags2End) return false;
+  const fuse_init_out out = ParseReply(reply);
+  return (out.flags & FUSE_INIT_EXT) != 0 && (out.flags2 & kDirectIoAllowMmap) != 0;
 }
 
 void InitNegotiation::OnReplied(std::string reply) {

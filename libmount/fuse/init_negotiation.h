@@ -32,6 +32,9 @@ class InitNegotiation {
   // Whether `reply` is the one to INIT; adds what libfuse does not know to say.
   bool CompleteReply(std::string* reply);
 
+  // Whether files may be mapped that are open past the page cache: `reply` says so, and the kernel can (since 6.6).
+  static bool AllowsDirectMapping(const std::string& reply);
+
   // `reply` was sent, or would have been.
   void OnReplied(std::string reply);
 

@@ -23,6 +23,8 @@ void Invalidator::Entry(NodeId directory, std::string name) { Add({directory, st
 
 void Invalidator::Attributes(NodeId node) { Add({node, ""}); }
 
+void Invalidator::Content(NodeId node) { Add({node, "", true}); }
+
 void Invalidator::Add(Item item) {
   absl::MutexLock lock(&mutex_);
   if (waiting_.size() >= kMostWaiting) return;
@@ -40,7 +42,9 @@ void Invalidator::Run() {
       item = std::move(waiting_.front());
       waiting_.pop_front();
     }
-    if (item.name.empty()) {
+    if (item.content) {
+      notify_.content(item.node);
+    } else if (item.name.empty()) {
       notify_.attributes(item.node);
     } else {
       notify_.entry(item.node, item.name);

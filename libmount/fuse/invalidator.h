@@ -4,13 +4,13 @@
 //
 // The kernel knows what its own requests change; names and attributes may therefore live long in its caches. Some
 // changes it cannot know of: a file removed or renamed by a name of other case (the entry of the exact name is still
-// cached), attributes that change with an extended attribute.
+// cached), attributes that change with an extended attribute, pages of a file that is written past them.
 //
 // Why a thread: such a notification waits for the directory's lock, which is held by the very request that made the
 // change until it is answered. So a stale entry lives until shortly after the reply; what little can go wrong meanwhile
 // is answered with ESTALE, upon which the kernel looks the name up again.
 //
-// Thread safety: Entry and Attributes from any thread; Start and the destructor from one.
+// Thread safety: Entry, Attributes and Content from any thread; Start and the destructor from one.
 
 #ifndef LIBMOUNT_FUSE_INVALIDATOR_H_
 #define LIBMOUNT_FUSE_INVALIDATOR_H_
@@ -29,10 +29,11 @@ namespace libmount {
 
 class Invalidator {
  public:
-  // The notifications themselves. Either may wait long.
+  // The notifications themselves. Each may wait long.
   struct Notify {
     std::function<void(NodeId directory, const std::string& name)> entry;
     std::function<void(NodeId node)> attributes;
+    std::function<void(NodeId node)> content;  // its pages, and its attributes
   };
 
   explicit Invalidator(Notify notify) : notify_(std::move(notify)) {}
@@ -44,6 +45,7 @@ class Invalidator {
 
   void Entry(NodeId directory, std::string name);
   void Attributes(NodeId node);
+  void Content(NodeId node);
 
  private:
   // More than these are not kept; what is dropped then is only slower to be noticed.
@@ -52,6 +54,7 @@ class Invalidator {
   struct Item {
     NodeId node;
     std::string name;  // empty: the node's attributes
+    bool content = false;
   };
 
   void Add(Item item);

@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "libmount/fuse/direct_opens.h"
 #include "libmount/fuse/inflight_table.h"
 #include "libmount/fuse/invalidator.h"
 #include "libmount/fuse/page_buffer.h"
@@ -32,8 +33,9 @@ struct ServingContext {
   FileTree* tree = nullptr;
   WritableTree* writable = nullptr;  // the same tree; null: nothing can be changed
   RequestSource* source = nullptr;
-  StoreAhead* store_ahead = nullptr;   // null: never store
-  Invalidator* invalidator = nullptr;  // with `writable`
+  StoreAhead* store_ahead = nullptr;                // null: never store
+  Invalidator* invalidator = nullptr;               // with `writable`
+  std::atomic<DirectOpens*> direct_opens{nullptr};  // null: never directly, but named streams
   TypeChanges type_changes;
   uint32_t read_ahead = 0;
 

@@ -88,6 +88,30 @@ fuse_file_info HowToOpen(const NodeAttributes& attributes) {
   return file;
 }
 
+// Of what was opened past the page cache by way of DirectOpens; all others are 0. Nothing but this depends on it.
+constexpr uint64_t kDirectHandle = 1;
+
+void OpenDirectly(fuse_file_info* file) {
+  file->direct_io = 1;
+  file->keep_cache = 0;
+  file->fh = kDirectHandle;
+}
+
+void HowOthersOpenedIt(ServingContext& context, const NodeAttributes& attributes, fuse_file_info* file) {
+  DirectOpens* opens = context.direct_opens;
+  if (opens == nullptr || !S_ISREG(attributes.mode) || IsNamedStream(attributes)) return;
+  switch (opens->Open(attributes.node)) {
+    case DirectOpens::How::kCached: break;
+    case DirectOpens::How::kCachedAnew: file->keep_cache = 0; break;
+    case DirectOpens::How::kDirect: OpenDirectly(file); break;
+  }
+}
+
+void Close(ServingContext& context, NodeId node, const fuse_file_info& file) {
+  if (file.fh == kDirectHandle && context.direct_opens != nullptr) context.direct_opens.load()->Release(node);
+  context.writable->Release(node);
+}
+
 void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   ServingContext& context = ContextOf(request);
   ErrnoOr<NodeAttributes> attributes = context.writable->GetAttributes(node);
@@ -101,12 +125,13 @@ void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
     return;
   }
   fuse_file_info file = HowToOpen(*attributes);
+  HowOthersOpenedIt(context, *attributes, &file);
   // Who asked is gone: no release will follow.
-  if (fuse_reply_open(request, &file) == -ENOENT) context.writable->Release(node);
+  if (fuse_reply_open(request, &file) == -ENOENT) Close(context, node, file);
 }
 
-void Release(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
-  TreeOf(request).Release(node);
+void Release(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
+  Close(ContextOf(request), node, *file);
   fuse_reply_err(request, 0);
 }
 
@@ -128,15 +153,24 @@ void Create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
   uint32_t type_and_mode = S_IFREG | (mode & kPermissionBits);
   Request owner = OwnerOfNew(request, parent, &type_and_mode);
   ErrnoOr<NodeAttributes> made = tree.MakeNode(owner, parent, name, type_and_mode, 0);
+  const bool is_new = made.ok();
   if (!made.ok() && made.error() == EEXIST) made = OpenInstead(request, parent, name, how->flags);
   int error = made.ok() ? tree.Open(made->node) : made.error();
   if (error != 0) {
     fuse_reply_err(request, error);
     return;
   }
-  fuse_entry_param entry = ToEntry(ContextOf(request), *made, /*exact=*/true);
+  ServingContext& context = ContextOf(request);
+  fuse_entry_param entry = ToEntry(context, *made, /*exact=*/true);
   fuse_file_info file = HowToOpen(*made);
-  if (fuse_reply_create(request, &entry, &file) == -ENOENT) tree.Release(made->node);
+  DirectOpens* direct = context.direct_opens;
+  const bool only_writes = (how->flags & O_ACCMODE) == O_WRONLY && !IsNamedStream(*made);
+  if (!is_new) {
+    HowOthersOpenedIt(context, *made, &file);
+  } else if (only_writes && direct != nullptr && direct->Begin(made->node)) {
+    OpenDirectly(&file);
+  }
+  if (fuse_reply_create(request, &entry, &file) == -ENOENT) Close(context, made->node, file);
 }
 
 // --- Names
@@ -294,7 +328,7 @@ void RemoveXattr(fuse_req_t request, fuse_ino_t node, const char* name) {
 
 // --- Data
 
-void Write(fuse_req_t request, fuse_ino_t node, const char* data, size_t size, off_t offset, fuse_file_info*) {
+void Write(fuse_req_t request, fuse_ino_t node, const char* data, size_t size, off_t offset, fuse_file_info* how) {
   ServingContext& context = ContextOf(request);
   Count(context.writes);
   if (offset < 0 || size > static_cast<uint64_t>(std::numeric_limits<off_t>::max() - offset)) {
@@ -317,6 +351,9 @@ void Write(fuse_req_t request, fuse_ino_t node, const char* data, size_t size, o
   Count(context.bytes_written, *written);
   if (IsNamedStream(*file)) context.invalidator->Attributes(file->stream_of);
   fuse_reply_write(request, *written);
+  // A mapping may have brought in a page of it just before.
+  DirectOpens* direct = context.direct_opens;
+  if (how->fh == kDirectHandle && direct != nullptr && direct->IsShared(node)) context.invalidator->Content(node);
 }
 
 void Allocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_t length, fuse_file_info*) {

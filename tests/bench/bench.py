@@ -15,7 +15,7 @@ import threading
 import traceback
 
 import steps
-from systems import Dismd, Ext4, Squashfs, Usage, Wimmount, processes
+from systems import Dismd, Ext4, FuseFloor, Squashfs, Usage, Wimmount, processes
 
 # A peer's step that takes longer than this is not repeated.
 SLOW_SECONDS = 15.0
@@ -259,6 +259,24 @@ def measure_idle(dismd, scratch, table):
         os.rmdir(directory)
 
 
+def measure_floor(scratch, files, runs):
+    """The steps of "many" and "write" on an empty FUSE file system: seconds that no server can save."""
+    floor = FuseFloor(scratch)
+    sequences = [sequence for sequence in steps.READ_WRITE if sequence.floor]
+    results = {step.label: Samples() for sequence in sequences for step in sequence.steps}
+    for number in range(runs):
+        for sequence in sequences:
+            directory = tempfile.mkdtemp(prefix="mnt-floor-")
+            floor.mount(directory)
+            for step in sequence.steps:
+                with Usage([]) as usage:
+                    step.action(directory, files, number)
+                results[step.label].add(usage)
+            floor.unmount(directory)
+            os.rmdir(directory)
+    return "; ".join(f"{label} {samples.time:.2f} s" for label, samples in results.items())
+
+
 def machine():
     model = re.search(r"^model name\s*: (.*)$", processes.read("/proc/cpuinfo"), re.MULTILINE)
     memory = int(re.search(r"MemTotal:\s+(\d+)", processes.read("/proc/meminfo")).group(1)) >> 20
@@ -294,6 +312,7 @@ def main():
     makers = {"dismd": lambda: Dismd(scratch), "wimmount": lambda: Wimmount(scratch),
               "squashfs": lambda: Squashfs(squashfs_image), "ext4": lambda: Ext4(scratch)}
 
+    floor = None
     table, read_write_table, failed = Table(), Table("wimmountrw", "ext4"), 0
     systems = [makers[name]() for name in names]
     try:
@@ -309,6 +328,8 @@ def main():
                 except Exception:  # one step that fails must not cost the others
                     failed += 1
                     traceback.print_exc()
+        if read_write_table.rows:
+            floor = measure_floor(scratch, files, runs)
         if "dismd" in names:
             dismd = systems[names.index("dismd")]
             for image in steps.WIM + steps.ESD:
@@ -324,6 +345,8 @@ def main():
           f"small files: {files.small_count} in {files.small_directory}. Medians; \"runs\": of dismd/wimmount/squashfs "
           f"(wimmount's steps of more than {SLOW_SECONDS:.0f} s are not repeated).\n")
     print("\n\n".join(part.markdown() for part in (table, read_write_table) if part.rows))
+    if floor:
+        print(f"\nWhat FUSE costs here with a server that keeps nothing: {floor}.")
     if table.failed or read_write_table.failed:
         print("\nNot reached: " + "; ".join(table.failed + read_write_table.failed))
     if options.tsv:

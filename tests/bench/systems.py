@@ -143,6 +143,27 @@ class Ext4:
         pass
 
 
+class FuseFloor:
+    """A FUSE file system that does nothing: what no other can be faster than."""
+
+    name = "floor"
+
+    def __init__(self, scratch):
+        here = os.path.dirname(os.path.abspath(__file__))
+        self.program = os.path.join(scratch, "fuse_floor")
+        flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], check=True, stdout=subprocess.PIPE, text=True)
+        run("g++", "-std=c++20", "-O2", os.path.join(here, "fuse_floor.cc"), "-o", self.program, *flags.stdout.split())
+        self.serving = None
+
+    def mount(self, directory):
+        self.serving = subprocess.Popen([self.program, directory], stdin=subprocess.DEVNULL)
+        processes.wait_until(lambda: os.path.ismount(directory), 20, "the empty file system")
+
+    def unmount(self, directory):
+        run("umount", directory)
+        self.serving.wait()
+
+
 class Usage:
     """CPU seconds and peak memory of processes over a `with` block."""
 

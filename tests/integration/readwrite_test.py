@@ -4,7 +4,9 @@
 
 import contextlib
 import hashlib
+import mmap
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -246,6 +248,74 @@ class ManyMountsTest(ReadWriteTestCase):
         self.assert_nothing_left(self.root)
 
 
+class NewFileTest(ReadWriteTestCase):
+    """A new file that is open for writing alone is written past the page cache: nobody else may notice."""
+
+    def setUp(self):
+        super().setUp()
+        self.mount_rw()
+        self.path = f"{self.root}/new"
+        self.maker = self.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+    def open(self, flags):
+        descriptor = os.open(self.path, flags, 0o644)
+        self.addCleanup(os.close, descriptor)
+        return descriptor
+
+    def test_readers_and_writers_see_each_other(self):
+        shadow = bytearray()
+        others = [self.open(os.O_RDONLY), self.open(os.O_RDWR | os.O_APPEND), self.open(os.O_WRONLY)]
+        chance = random.Random(1)
+        for _ in range(300):
+            data = chance.randbytes(chance.choice((1, 80, 4096, 5000, 70_000)))
+            writer = chance.choice((self.maker, others[1], others[2]))
+            offset = len(shadow) if writer == others[1] else chance.randrange(len(shadow) + 1)
+            if writer == others[1]:
+                os.write(writer, data)
+            else:
+                os.pwrite(writer, data, offset)
+            shadow[offset:offset + len(data)] = data
+            self.assertEqual(os.fstat(others[0]).st_size, len(shadow))
+            at = chance.randrange(len(shadow))
+            self.assertEqual(os.pread(others[0], 10_000, at), shadow[at:at + 10_000])
+            if chance.randrange(20) == 0:
+                size = chance.randrange(len(shadow))
+                os.ftruncate(chance.choice((self.maker, others[1])), size)
+                del shadow[size:]
+                shadow.extend(b"x" * (len(shadow) == 0))
+                os.pwrite(self.maker, shadow[-1:], len(shadow) - 1)
+        self.assertEqual(read(self.path), shadow)
+        self.commit()
+        self.assertEqual(read(f"{self.applied()}/new"), shadow)
+
+    def test_mapped_meanwhile_and_afterwards(self):
+        os.write(self.maker, b"a" * 8192)
+        other = self.open(os.O_RDWR)
+        with mmap.mmap(other, 8192) as mapping:
+            self.assertEqual(mapping[:], b"a" * 8192)
+            os.pwrite(self.maker, b"b" * 10, 4090)
+            wait_until(lambda: mapping[4090:4100] == b"b" * 10, 10, "the mapping to show what was written")
+            mapping[0:3] = b"map"
+            self.assertEqual(os.pread(other, 4, 0), b"mapa")
+            os.pwrite(self.maker, b"PA", 2)
+            wait_until(lambda: mapping[0:4] == b"maPA", 10, "the mapping to show what was written")
+            mapping[8000:8003] = b"end"
+        os.pwrite(self.maker, b"last", 5000)
+        wanted = bytearray(b"a" * 8192)
+        wanted[0:4], wanted[4090:4100], wanted[5000:5004], wanted[8000:8003] = b"maPA", b"b" * 10, b"last", b"end"
+        self.assertEqual(read(self.path), wanted)
+
+    def test_read_by_mapping_as_soon_as_it_is_closed(self):
+        for number in range(200):
+            path = f"{self.root}/f{number}"
+            data = b"%04d" % number * (1 + number * 7)
+            write(path, data)
+            with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+                self.assertEqual(mapping[:], data)
+                mapping[0:1] = b"M"
+            self.assertEqual(read(path), b"M" + data[1:])
+
+
 class CrashTest(ReadWriteTestCase):
     def test_worker_killed_under_load(self):
         """Readers and writers see no error, and nothing that was acknowledged is lost."""
@@ -289,6 +359,21 @@ class CrashTest(ReadWriteTestCase):
         self.assertEqual(self.status(), "MOUNT_STATUS_OK")
         self.unmount("COMMIT")
         self.assertEqual(os.path.getsize(f"{self.applied()}/file-0"), 8 * written[0])
+
+    def test_worker_killed_while_a_new_file_is_open(self):
+        """Whoever opens it after the death sees what its maker goes on writing."""
+        self.mount_rw()
+        path = f"{self.root}/new"
+        maker = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.addCleanup(os.close, maker)
+        os.write(maker, b"before ")
+        worker = self.client.get_mount(self.root)["worker_pid"]
+        os.kill(worker, signal.SIGKILL)
+        with open(path, "rb", buffering=0) as reader:
+            self.assertEqual(reader.read(100), b"before ")
+            for number in range(50):
+                os.write(maker, b"%02d" % number)
+                self.assertEqual(reader.read(100), b"%02d" % number)
 
     def test_read_only_worker_killed(self):
         self.client.mount(self.wim, self.root)

@@ -125,6 +125,15 @@ class FakeKernel {
     return in;
   }
 
+  // One that also lets files be mapped that are open past the page cache.
+  static fuse_init_in InitRequestOfLinux66() {
+    fuse_init_in in = InitRequest();
+    in.minor = 39;
+    in.flags |= FUSE_INIT_EXT;
+    in.flags2 = 1 << 4;  // FUSE_DIRECT_IO_ALLOW_MMAP, not yet in Debian 12's header
+    return in;
+  }
+
   fuse_init_out Init() { return Ask(FUSE_INIT, 0, Bytes(InitRequest())).As<fuse_init_out>(); }
 
   Reply Lookup(uint64_t parent, std::string_view name) { return Ask(FUSE_LOOKUP, parent, Name(name)); }

@@ -7,10 +7,15 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "absl/synchronization/notification.h"
 #include "libmount/fuse/fuse_server.h"
+#include "libmount/fuse/inflight_table.h"
 #include "tests/unit/fake_kernel.h"
 #include "tests/unit/journaled_tree.h"
 
@@ -373,6 +378,147 @@ TEST_F(FuseWriteTest, NamedStreamsAreNotCached) {
   memcpy(&out, kernel_.notifications()[0].body.data(), sizeof(out));
   EXPECT_EQ(out.ino, file_);
   EXPECT_EQ(out.off, -1) << "attributes only: no page is waited for";
+}
+
+// A kernel from 6.6 on, and a table that outlives the process.
+class FuseDirectOpenTest : public FuseWriteTest {
+ protected:
+  FuseDirectOpenTest() { Restart(*InflightTable::Create(), K::InitRequestOfLinux66()); }
+  void Restart(UniqueFd table, const fuse_init_in& in) {
+    table_ = std::move(table);
+    kernel_.Unmount();
+    server_.reset();
+    kernel_ = FakeKernel();
+    server_.emplace(&tree_, FuseServerOptions());
+    absl::Notification initialized;
+    EXPECT_TRUE(server_
+                    ->Start(
+                        kernel_.TakeServerEnd(), {.init = {}, .inflight = table_.Duplicate()},
+                        [&] { initialized.Notify(); }, nullptr)
+                    .ok());
+    init_ = kernel_.Ask(FUSE_INIT, 0, K::Bytes(in)).As<fuse_init_out>();
+    EXPECT_TRUE(initialized.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  }
+  // Another process goes on.
+  void Recover() {
+    FuseServer::InitExchange init = *server_->init_exchange();
+    kernel_.Unmount();
+    server_.reset();
+    kernel_ = FakeKernel();
+    server_.emplace(&tree_, FuseServerOptions());
+    EXPECT_TRUE(
+        server_->Start(kernel_.TakeServerEnd(), {.init = init, .inflight = table_.Duplicate()}, nullptr, nullptr).ok());
+  }
+
+  static fuse_open_out Opened(const K::Reply& created) {
+    fuse_open_out open = {};
+    EXPECT_EQ(created.body.size(), sizeof(fuse_entry_out) + sizeof(open));
+    memcpy(&open, created.body.data() + sizeof(fuse_entry_out), std::min(sizeof(open), created.body.size()));
+    return open;
+  }
+  uint32_t OpenFlags(NodeId node) { return Open(node).As<fuse_open_out>().open_flags; }
+  void Release(NodeId node, uint64_t handle) {
+    EXPECT_EQ(kernel_.Ask(FUSE_RELEASE, node, K::Bytes(fuse_release_in{.fh = handle})).error, 0);
+  }
+  void WriteThrough(uint64_t handle, NodeId node) {
+    fuse_write_in in = {.fh = handle, .size = 3};
+    EXPECT_EQ(kernel_.Ask(FUSE_WRITE, node, K::Bytes(in) + "abc").error, 0);
+  }
+
+  UniqueFd table_;
+};
+
+constexpr uint32_t kDirect = FOPEN_DIRECT_IO;
+constexpr uint32_t kKeep = FOPEN_KEEP_CACHE;
+
+TEST_F(FuseDirectOpenTest, WhoMakesAFileAndOnlyWritesBypassesThePageCache) {
+  K::Reply reply = Create("new", O_WRONLY | O_EXCL);
+  const NodeId node = reply.As<fuse_entry_out>().nodeid;
+  EXPECT_EQ(Opened(reply).open_flags, kDirect);
+  WriteThrough(Opened(reply).fh, node);
+  Release(node, Opened(reply).fh);
+  EXPECT_EQ(tree_.open_count(node), 0);
+  EXPECT_EQ(OpenFlags(node), kKeep) << "nobody else had it open: there are no pages that could be wrong";
+  EXPECT_TRUE(kernel_.notifications().empty());
+}
+
+TEST_F(FuseDirectOpenTest, OthersDoNot) {
+  EXPECT_EQ(Opened(Create("read-write", O_RDWR)).open_flags, kKeep) << "may read and map what it wrote";
+  EXPECT_EQ(Opened(Create("file", O_WRONLY)).open_flags, kKeep) << "was there, and may be in the cache";
+  ASSERT_EQ(SetXattr(file_, "user.s", "value"), 0);
+  EXPECT_EQ(Opened(Create("file:other", O_WRONLY)).fh, 0u) << "a stream is as it always is";
+}
+
+TEST_F(FuseDirectOpenTest, WhileOneWritesDirectlyAllDo) {
+  K::Reply made = Create("new", O_WRONLY);
+  const NodeId node = made.As<fuse_entry_out>().nodeid;
+  const uint64_t handle = Opened(made).fh;
+  EXPECT_NE(handle, 0u);
+  auto second = Open(node).As<fuse_open_out>();
+  EXPECT_EQ(second.open_flags, kDirect);
+  EXPECT_EQ(second.fh, handle);
+  K::Reply third = Create("new", O_RDWR);
+  EXPECT_EQ(third.As<fuse_entry_out>().nodeid, node);
+  EXPECT_EQ(Opened(third).open_flags, kDirect);
+
+  Release(node, handle);
+  Release(node, handle);
+  EXPECT_EQ(OpenFlags(node), kDirect);
+  Release(node, handle);
+  Release(node, handle);
+  EXPECT_EQ(OpenFlags(node), 0u) << "pages that a mapping left go";
+  EXPECT_EQ(OpenFlags(node), kKeep);
+}
+
+TEST_F(FuseDirectOpenTest, WhatAMappingHoldsIsInvalidated) {
+  K::Reply made = Create("new", O_WRONLY);
+  const NodeId node = made.As<fuse_entry_out>().nodeid;
+  WriteThrough(Opened(made).fh, node);
+  EXPECT_EQ(OpenFlags(node), kDirect);
+  WriteThrough(Opened(made).fh, node);
+  ASSERT_TRUE(kernel_.AwaitNotifications(1));
+  EXPECT_EQ(kernel_.notifications()[0].code, FUSE_NOTIFY_INVAL_INODE);
+  fuse_notify_inval_inode_out out;
+  memcpy(&out, kernel_.notifications()[0].body.data(), sizeof(out));
+  EXPECT_EQ(out.ino, node);
+  EXPECT_EQ(out.off, 0) << "pages too";
+  EXPECT_EQ(out.len, 0) << "all of them";
+}
+
+TEST_F(FuseDirectOpenTest, AnotherProcessKnowsWhatIsOpen) {
+  K::Reply made = Create("new", O_WRONLY);
+  const NodeId node = made.As<fuse_entry_out>().nodeid;
+  K::Reply closed = Create("closed", O_WRONLY);
+  Release(closed.As<fuse_entry_out>().nodeid, Opened(closed).fh);
+  Recover();
+  EXPECT_EQ(OpenFlags(node), kDirect);
+  EXPECT_EQ(OpenFlags(closed.As<fuse_entry_out>().nodeid), kKeep);
+  Release(node, Opened(made).fh);
+  Release(node, Opened(made).fh);
+  EXPECT_EQ(OpenFlags(node), 0u);
+}
+
+TEST_F(FuseDirectOpenTest, TooManyAreOpenedAsOthers) {
+  int direct = 0;
+  fuse_open_out last = {};
+  for (int i = 0; i < 200; ++i) {
+    last = Opened(Create("new" + std::to_string(i), O_WRONLY));
+    direct += last.open_flags == kDirect ? 1 : 0;
+  }
+  EXPECT_EQ(direct, 128);
+  EXPECT_EQ(last.open_flags, kKeep);
+  EXPECT_EQ(last.fh, 0u);
+}
+
+TEST_F(FuseDirectOpenTest, OlderKernelsAreNotAskedTo) {
+  Restart(*InflightTable::Create(), K::InitRequest());
+  EXPECT_EQ(init_.flags & FUSE_INIT_EXT, 0u);
+  EXPECT_EQ(Opened(Create("new", O_WRONLY)).open_flags, kKeep);
+}
+
+TEST_F(FuseDirectOpenTest, NorWhereTheProcessTakesItsTableWithIt) {
+  Restart(UniqueFd(), K::InitRequestOfLinux66());
+  EXPECT_EQ(Opened(Create("new", O_WRONLY)).open_flags, kKeep);
 }
 
 TEST_F(FuseWriteTest, AttributesThatShowInStatAreInvalidated) {
