@@ -11,8 +11,8 @@
 //   ContainerWriter::Open, Write..., Finish
 //   DiskImage::RenewWatch
 //
-// The image's device() reads the new contents as soon as they are written (a cluster being written: old or new), so
-// what hides them, an overlay, can be let go after Finish.
+// While it writes, the image's device() reads of what is written the old or the new; after Finish the new, so that what
+// hides it, an overlay, can be let go.
 //
 // Thread safety: none; one owner. Reads of the image may go on all the while.
 

@@ -70,6 +70,14 @@ absl::Status ReadLocators(const DiskFile& file, const VhdDynamicHeader& header, 
   return absl::OkStatus();
 }
 
+uint64_t LocatorsEnd(const VhdDynamicHeader& header) {
+  uint64_t end = 0;
+  for (const VhdLocatorEntry& entry : header.locators) {
+    end = std::max(end, std::min(entry.offset, kVhdMaxVirtualSize) + entry.size);
+  }
+  return end;
+}
+
 absl::StatusOr<std::unique_ptr<DiskLayer>> OpenSparse(std::unique_ptr<DiskFile> file, const VhdFooter& footer,
                                                       DiskFileInfo info) {
   char bytes[kVhdDynamicHeaderSize];
@@ -134,6 +142,7 @@ VhdSparseLayer::VhdSparseLayer(std::unique_ptr<DiskFile> file, DiskFileInfo info
     : DiskLayer(std::move(file), std::move(info)),
       differencing_(this->info().type == DiskType::kDifferencing),
       bat_offset_(header.bat_offset),
+      locators_end_(differencing_ ? LocatorsEnd(header) : 0),
       block_count_((size() + header.block_size - 1) / header.block_size),
       bitmap_size_(VhdBitmapSize(header.block_size)),
       bat_(&this->file(), kBatPageSize, block_count_ * sizeof(uint32_t)),

@@ -34,6 +34,7 @@ class VhdSparseLayer final : public DiskLayer {
   uint32_t block_size() const { return info().block_size; }
   uint32_t bitmap_size() const { return bitmap_size_; }
   uint64_t bat_offset() const { return bat_offset_; }
+  uint64_t locators_end() const { return locators_end_; }  // behind the last parent locator; 0: none
 
   // The entry of a block: the file's sector with its bitmap, or kVhdUnusedEntry.
   int LoadEntry(uint64_t block, uint32_t* sector) const;
@@ -50,6 +51,7 @@ class VhdSparseLayer final : public DiskLayer {
 
   const bool differencing_;
   const uint64_t bat_offset_;
+  const uint64_t locators_end_;
   const uint64_t block_count_;
   const uint32_t bitmap_size_;
   LazyPages bat_;

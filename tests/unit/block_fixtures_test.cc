@@ -23,7 +23,7 @@ const std::string& Fixtures() {
     if (const char* unpacked = getenv("DISMD_FIXTURES")) return new std::string(unpacked);
     static DiskDirectory temporary;
     const std::string command = "bash '" DISMD_SOURCE_DIR "/../shared/fixtures/unpack' '" + temporary.path() + "'";
-    return new std::string(Run(command) == 0 ? temporary.path() : "");
+    return new std::string(RunCommand(command) == 0 ? temporary.path() : "");
   }();
   return *directory;
 }

@@ -29,7 +29,7 @@ DiskDirectory::~DiskDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-int Run(const std::string& command, std::string* output) {
+int RunCommand(const std::string& command, std::string* output) {
   FILE* pipe = popen((command + " 2>&1").c_str(), "re");
   if (pipe == nullptr) return -1;
   std::string said;

@@ -33,7 +33,7 @@ class DiskDirectory {
 };
 
 // Runs a command with its output swallowed; its exit status, and what it said in `output`.
-int Run(const std::string& command, std::string* output = nullptr);
+int RunCommand(const std::string& command, std::string* output = nullptr);
 
 absl::StatusOr<UniqueFd> OpenFile(const std::string& path, bool writable = false);
 std::string ReadWholeFile(const std::string& path);
