@@ -45,7 +45,9 @@ class RecordingFile final : public ContainerFile {
 
   int Write(uint64_t offset, absl::Span<const char> data) override {
     if (changes_.size() >= allowed_) {
-      (void)file_->Write(offset, data.first(data.size() / 2));  // a full disk takes a part
+      // A full disk takes a part, in whole sectors: what lies inside one sector is there or not.
+      const uint64_t behind = (offset + data.size() / 2) / 512 * 512;
+      if (behind > offset) (void)file_->Write(offset, data.first(behind - offset));
       return ENOSPC;
     }
     changes_.push_back({Change::Kind::kWrite, offset, std::string(data.data(), data.size())});
