@@ -46,6 +46,9 @@ class ContainerWriter {
   // destruction.
   virtual absl::Status Write(uint64_t offset, absl::Span<const char> data) = 0;
 
+  // By how much the file would grow if that range, within one block, were written first of all: for estimates.
+  virtual absl::StatusOr<uint64_t> GrowthFor(uint64_t offset, uint64_t length) { return 0; }
+
   // Everything written is in the file and on the disk. Without it (the writer is just destroyed) the container is
   // valid, and holds some of what was written.
   virtual absl::Status Finish() = 0;
