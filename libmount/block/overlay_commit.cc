@@ -101,7 +101,6 @@ absl::Status WriteSnapshot(const OverlayDevice::Snapshot& snapshot, ContainerWri
   ProgressUpdate progress{Phase::kCommitting, 0, snapshot.bytes()};
   for (const OverlayDevice::Run& run : snapshot.runs()) {
     if (absl::Status status = WriteRun(snapshot, run, writer, buffer, progress, monitor); !status.ok()) return status;
-    TestSeam("overlay-commit-run-written");
   }
   return writer.Finish();
 }

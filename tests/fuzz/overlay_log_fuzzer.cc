@@ -10,15 +10,18 @@
 #include <string_view>
 #include <vector>
 
+#include "libmount/base/little_endian.h"
 #include "libmount/base/log.h"
 #include "libmount/block/overlay.h"
 #include "libmount/staging/edit_log.h"
+#include "libmount/staging/edits.h"
 #include "tests/unit/overlay_test_util.h"
 
 namespace libmount {
 namespace {
 
 constexpr uint64_t kDiskSize = 40 * OverlayDevice::kClusterSize + 512;
+constexpr uint64_t kMaxFileSize = uint64_t{1} << 20;
 
 void FillLog(std::shared_ptr<MemoryDisk> disk, std::string_view input) {
   MemoryFiles files(disk);
@@ -45,6 +48,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace libmount;
   InitLogging("overlay_log_fuzzer", Severity::kError);
   auto disk = std::make_shared<MemoryDisk>();
+  disk->LimitFiles(kMaxFileSize);
   FillLog(disk, std::string_view(reinterpret_cast<const char*>(data), size));
   const MemoryDevice base(std::string(kDiskSize, 'b'));
   OverlayOptions options;
@@ -55,8 +59,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!device.ok()) return 0;
     if (round == 1 && Content(**device) != content) abort();  // what was taken once stays so
     (*device)->Begin(9);
-    if ((*device)->Write(5000, "across the end of a cluster" + std::string(4000, 'x')) != 0) abort();
-    if ((*device)->End({1, 2}) != 0 || (*device)->Sync() != 0) abort();
+    (*device)->Write(5000, "across the end of a cluster" + std::string(4000, 'x'));
+    // A log may say that the data go on to the end of what a file can be: then there is no space.
+    if ((*device)->End({1, 2}) != 0) return 0;
+    if ((*device)->Sync() != 0) abort();
     auto snapshot = (*device)->TakeSnapshot();
     if (!snapshot.ok()) abort();
     std::string bytes;

@@ -62,6 +62,11 @@ class MemoryDisk {
     error_ = error;
   }
   void Heal() { FailAfter(0, 0); }
+  // Larger files are refused with EFBIG.
+  void LimitFiles(uint64_t size) {
+    absl::MutexLock lock(&mutex_);
+    max_file_size_ = size;
+  }
   std::string& Content(const std::string& name) {
     absl::MutexLock lock(&mutex_);
     auto& file = names_[name];
@@ -90,6 +95,7 @@ class MemoryDisk {
   std::map<std::string, std::shared_ptr<File>> synced_names_ ABSL_GUARDED_BY(mutex_);
   int calls_left_ ABSL_GUARDED_BY(mutex_) = 0;
   int error_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t max_file_size_ ABSL_GUARDED_BY(mutex_) = UINT64_MAX;
 };
 
 class MemoryFile final : public StagingFile {
@@ -106,6 +112,7 @@ class MemoryFile final : public StagingFile {
   }
   int Write(uint64_t offset, absl::Span<const char> data) override {
     absl::MutexLock lock(&disk_->mutex_);
+    if (offset + data.size() > disk_->max_file_size_) return EFBIG;
     const int error = disk_->Count();
     if (error != 0) data = data.first(data.size() / 2);
     if (file_->now.size() < offset + data.size()) file_->now.resize(offset + data.size());
