@@ -101,6 +101,13 @@ absl::Status SparseWriter::WriteInBlock(uint64_t block, uint64_t offset, absl::S
   return AddBlock(block, data, offset);
 }
 
+absl::StatusOr<uint64_t> SparseWriter::GrowthFor(uint64_t offset, uint64_t length) {
+  DiskExtent extent;
+  if (int error = layer_.Map(offset, length, &extent); error != 0) return Error(error, "looking into the BAT");
+  const bool is_there = extent.source == DiskExtent::Source::kFile && extent.size == length;
+  return is_there ? 0 : layer_.info().block_size;
+}
+
 absl::Status SparseWriter::AddBlock(uint64_t block, absl::Span<const char> data, uint64_t offset) {
   absl::StatusOr<Place> place = Allocate(block);
   if (!place.ok()) return place.status();

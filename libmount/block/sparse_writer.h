@@ -29,6 +29,7 @@ class SparseWriter : public ContainerWriter {
   static constexpr size_t kMaxPendingBlocks = 64;
 
   absl::Status Write(uint64_t offset, absl::Span<const char> data) final;
+  absl::StatusOr<uint64_t> GrowthFor(uint64_t offset, uint64_t length) final;
   absl::Status Finish() final;
 
  protected:
