@@ -57,6 +57,15 @@ ErrnoOr<OwnedFileName> FirstName(ntfs_inode* inode);
 
 inline bool IsDirectory(const ntfs_inode* inode) { return (inode->mrec->flags & MFT_RECORD_IS_DIRECTORY) != 0; }
 
+// The times of a change of data, or of entries: write and change.
+inline void TouchData(ntfs_inode* inode) {
+  ntfs_inode_update_times(inode, static_cast<ntfs_time_update_flags>(NTFS_UPDATE_MCTIME));
+}
+
+inline void SetFlag(ntfs_inode* inode, FILE_ATTR_FLAGS flag, bool on) {
+  inode->flags = static_cast<FILE_ATTR_FLAGS>(on ? inode->flags | flag : inode->flags & ~flag);
+}
+
 inline FileReference ReferenceOf(const ntfs_inode* inode) {
   return MakeReference(inode->mft_no, le16_to_cpu(inode->mrec->sequence_number));
 }

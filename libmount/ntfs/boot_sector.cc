@@ -83,10 +83,12 @@ absl::StatusOr<NtfsGeometry> ParseBootSector(std::string_view boot, uint64_t dev
     return MakeError(Reason::kEncryptedVolume,
                      "the volume is encrypted with BitLocker: decrypt it, or suspend its protection, with Windows");
   }
-  if (kind == VolumeKind::kUnknown) return MakeError(Reason::kBadImageFormat, "the volume holds no NTFS file system");
+  if (kind == VolumeKind::kUnknown)
+    return MakeError(Reason::kUnsupportedVolume, "the volume holds no NTFS file system");
   if (kind != VolumeKind::kNtfs) {
-    return MakeError(Reason::kBadImageFormat, absl::StrCat("the volume holds a ", std::string(VolumeKindName(kind)),
-                                                           " file system; only NTFS can be mounted"));
+    return MakeError(kind == VolumeKind::kRefs ? Reason::kRefsVolume : Reason::kUnsupportedVolume,
+                     absl::StrCat("the volume holds a ", std::string(VolumeKindName(kind)),
+                                  " file system; only NTFS can be mounted"));
   }
 
   NtfsGeometry geometry;

@@ -37,7 +37,7 @@ VolumeKind IdentifyVolume(std::string_view boot);
 // The name to show: "NTFS", "BitLocker", ...
 std::string_view VolumeKindName(VolumeKind kind);
 
-// kEncryptedVolume: BitLocker. kBadImageFormat: no NTFS (the message tells what it is), or one whose numbers make no
+// kEncryptedVolume: BitLocker. kRefsVolume, kUnsupportedVolume: no NTFS. kBadImageFormat: one whose numbers make no
 // sense on a device of `device_size` bytes.
 absl::StatusOr<NtfsGeometry> ParseBootSector(std::string_view boot, uint64_t device_size);
 absl::StatusOr<NtfsGeometry> ReadBootSector(const BlockDevice& device);

@@ -117,6 +117,7 @@ int64_t DeviceAdapter::ReadAt(void* out, int64_t count, int64_t offset) {
 int64_t DeviceAdapter::WriteAt(const void* data, int64_t count, int64_t offset) {
   if (count < 0 || offset < 0) return Fail(EINVAL);
   if (writable_ == nullptr) return Fail(EROFS);
+  if (drop_writes_) return count;
   const int error = writable_->Write(static_cast<uint64_t>(offset),
                                      absl::MakeConstSpan(static_cast<const char*>(data), static_cast<size_t>(count)));
   if (error == 0) return count;

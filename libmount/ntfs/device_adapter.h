@@ -30,6 +30,8 @@ class DeviceAdapter {
 
   // The errno of the first write that failed since the last call; 0: none did. The library does not report all.
   int TakeWriteError();
+  // Whether writes are taken and not done.
+  void DropWrites(bool drop) { drop_writes_ = drop; }
 
   // What the library asks for; it tells errno, as the system call of that name.
   int64_t Seek(int64_t offset, int whence);
@@ -43,6 +45,7 @@ class DeviceAdapter {
   WritableBlockDevice* const writable_;
   int64_t position_ = 0;
   int write_error_ = 0;
+  bool drop_writes_ = false;
 };
 
 }  // namespace libmount

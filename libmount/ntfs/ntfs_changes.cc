@@ -1,34 +1,181 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-#include <cerrno>
+//
+// NtfsTree: what all changes have in common; open files; files without names.
+//
+// A file that is removed while it is open, or may be, keeps a name in the root that is not shown, so that the volume is
+// whole at every moment. It goes with the last Release, or when the volume is opened for a new mount.
 
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "libmount/base/reason.h"
+#include "libmount/base/utf16.h"
 #include "libmount/ntfs/ntfs_tree_impl.h"
 
 namespace libmount {
 
-ErrnoOr<NodeAttributes> NtfsTreeImpl::MakeNode(const Request&, NodeId, std::string_view, uint32_t, uint32_t) {
-  return Errno(EROFS);
+absl::StatusOr<std::unique_ptr<NtfsTree>> NtfsTree::OpenForWriting(WritableBlockDevice* device, OperationGroups* groups,
+                                                                   bool resumed, const NtfsTreeOptions& options) {
+  absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Mount(device, device);
+  if (!volume.ok()) return volume.status();
+  auto tree = std::make_unique<NtfsTreeImpl>(*std::move(volume), options, device, groups, resumed);
+  if (absl::Status status = tree->Init(); !status.ok()) return status;
+  return tree;
 }
-ErrnoOr<NodeAttributes> NtfsTreeImpl::MakeDirectory(const Request&, NodeId, std::string_view, uint32_t) {
-  return Errno(EROFS);
+
+absl::Status NtfsTreeImpl::Init() {
+  if (resumed_) return absl::OkStatus();
+  if (int error = RemoveOrphans()) {
+    return MakeErrnoError(Reason::kOutOfResources, error,
+                          "cannot remove the files that were open when they were removed");
+  }
+  return absl::OkStatus();
 }
-ErrnoOr<NodeAttributes> NtfsTreeImpl::MakeSymlink(const Request&, NodeId, std::string_view, std::string_view) {
-  return Errno(EROFS);
+
+int ChangeErrno() {
+  const int error = LibraryErrno();
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case ENOMEM:
+    case EEXIST:
+    case ENOTEMPTY:
+    case EOPNOTSUPP:
+    case EINVAL:
+    case EFBIG:
+    case EPERM:
+    case EACCES:
+    case ENODATA:
+    case EMLINK:
+    case ENAMETOOLONG: return error;
+    default: return EIO;
+  }
 }
-ErrnoOr<NodeAttributes> NtfsTreeImpl::MakeLink(const Request&, NodeId, NodeId, std::string_view) {
-  return Errno(EROFS);
+
+uint64_t WindowsTimeNow() {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return ToWindowsTime(now);
 }
-int NtfsTreeImpl::Unlink(const Request&, NodeId, std::string_view) { return EROFS; }
-int NtfsTreeImpl::RemoveDirectory(const Request&, NodeId, std::string_view) { return EROFS; }
-int NtfsTreeImpl::Rename(const Request&, NodeId, std::string_view, NodeId, std::string_view, unsigned) { return EROFS; }
-ErrnoOr<NodeAttributes> NtfsTreeImpl::SetAttributes(const Request&, NodeId, const AttributeChanges&) {
-  return Errno(EROFS);
+
+ErrnoOr<uint64_t> NtfsTreeImpl::Change(const Request& request, Operation operation, ChangeBody body) {
+  if (read_only()) return Errno(EROFS);
+  // Readers of data look into clusters that a change may give to another file.
+  absl::WriterMutexLock data_lock(&data_mutex_);
+  absl::MutexLock lock(&library_mutex());
+  return ChangeLocked(request, operation, body);
 }
-ErrnoOr<size_t> NtfsTreeImpl::Write(const Request&, NodeId, uint64_t, absl::Span<const char>) { return Errno(EROFS); }
-int NtfsTreeImpl::Allocate(const Request&, NodeId, int, uint64_t, uint64_t) { return EROFS; }
-int NtfsTreeImpl::SetXattr(const Request&, NodeId, std::string_view, std::string_view, int) { return EROFS; }
-int NtfsTreeImpl::RemoveXattr(const Request&, NodeId, std::string_view) { return EROFS; }
-int NtfsTreeImpl::Open(NodeId) { return 0; }
-void NtfsTreeImpl::Release(NodeId) {}
-int NtfsTreeImpl::Sync() { return 0; }
+
+ErrnoOr<uint64_t> NtfsTreeImpl::ChangeLocked(const Request& request, Operation operation, ChangeBody body) {
+  const auto number = static_cast<uint32_t>(operation);
+  if (request.id != 0) {
+    const std::optional<OperationGroups::Reply> reply = groups_->FindReply(request.id);
+    if (reply && reply->operation == number) return reply->result;
+  }
+  if (volume_->raw() == nullptr) volume_->Remount();  // it could not be mounted again after an error
+  if (volume_->raw() == nullptr) return Errno(EIO);
+  groups_->Begin(request.id);
+  bool changing = false;
+  ErrnoOr<uint64_t> result = body(changing);
+  int error = result.error();
+  if (error == 0 && changing) error = volume_->Flush();
+  // What the library makes of a failed write is not always an error.
+  if (const int write_error = volume_->adapter().TakeWriteError()) error = write_error;
+  if (error == 0) {
+    error = groups_->End({number, *result});
+  } else {
+    groups_->Abort();
+  }
+  if (error == 0) return result;
+  if (changing) {
+    // What the library has in memory is no longer what is on the volume.
+    maps_.Clear();
+    listings_.Clear();
+    inherited_.clear();
+    volume_->Remount();
+  }
+  return Errno(error);
+}
+
+std::u16string NtfsTreeImpl::OrphanName(FileReference file) {
+  const std::string name =
+      absl::StrFormat("%s%08x-%04x", std::string(kOrphanPrefix), RecordOf(file), unsigned{SequenceOf(file)});
+  return {name.begin(), name.end()};
+}
+
+bool IsOrphanName(std::string_view utf16) {
+  if (utf16.size() < 2 * kOrphanPrefix.size()) return false;
+  for (size_t i = 0; i < kOrphanPrefix.size(); ++i) {
+    if (utf16[2 * i] != kOrphanPrefix[i] || utf16[2 * i + 1] != 0) return false;
+  }
+  return true;
+}
+
+int NtfsTreeImpl::RemoveOrphans() {
+  absl::WriterMutexLock data_lock(&data_mutex_);
+  absl::MutexLock lock(&library_mutex());
+  std::vector<std::pair<FileReference, std::string>> orphans;
+  {
+    ErrnoOr<Inode> root = OpenFile(kRootNode);
+    if (!root.ok()) return root.error();
+    ErrnoOr<DirectoryIndex> index = DirectoryIndex::Open(root->get());
+    if (!index.ok()) return index.error();
+    const int error = index->VisitAll([&](const DirectoryIndex::Entry& entry) {
+      if (IsOrphanName(entry.name)) orphans.emplace_back(entry.file, std::string(entry.name));
+      return true;
+    });
+    if (error != 0) return error;
+  }
+  for (const auto& [file, name] : orphans) {
+    ErrnoOr<uint64_t> done =
+        ChangeLocked({}, Operation::kInternal, [&, file = file, name = name](bool& changing) -> ErrnoOr<uint64_t> {
+          changing = true;
+          return RemoveEntry(kRootNode, file, name);
+        });
+    // One that is damaged stays; it does no harm.
+    if (!done.ok() && done.error() != EIO) return done.error();
+  }
+  return 0;
+}
+
+int NtfsTreeImpl::Open(NodeId node) {
+  if (read_only()) return 0;
+  absl::MutexLock lock(&library_mutex());
+  ErrnoOr<Inode> inode = OpenFile(node);
+  if (!inode.ok()) return inode.error();
+  ++open_counts_[FileNodeOf(node)];
+  return 0;
+}
+
+void NtfsTreeImpl::Release(NodeId node) {
+  if (read_only()) return;
+  const NodeId file = FileNodeOf(node);
+  absl::WriterMutexLock data_lock(&data_mutex_);
+  absl::MutexLock lock(&library_mutex());
+  auto found = open_counts_.find(file);
+  if (found == open_counts_.end()) return;  // opened before a recovery
+  if (--found->second > 0) return;
+  open_counts_.erase(found);
+  if (resumed_ || !orphans_.contains(file)) return;
+  const FileReference reference = *libmount::ReferenceOf(file);
+  // Where there is no space for that, it stays until the volume is opened for a new mount.
+  ErrnoOr<uint64_t> done = ChangeLocked({}, Operation::kInternal, [&](bool& changing) -> ErrnoOr<uint64_t> {
+    changing = true;
+    const std::u16string name = OrphanName(reference);
+    return RemoveEntry(kRootNode, reference, Utf16Bytes(name));
+  });
+  if (done.ok()) orphans_.erase(file);
+  maps_.Remove(file);
+}
+
+int NtfsTreeImpl::Sync() {
+  if (read_only()) return 0;
+  return device_->Sync();
+}
 
 }  // namespace libmount

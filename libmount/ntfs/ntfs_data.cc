@@ -85,6 +85,12 @@ ErrnoOr<size_t> NtfsTreeImpl::ReadThroughLibrary(NodeId node, uint64_t offset, a
 }
 
 ErrnoOr<size_t> NtfsTreeImpl::Read(NodeId node, uint64_t offset, absl::Span<char> out) const {
+  if (read_only()) return ReadData(node, offset, out);
+  absl::ReaderMutexLock lock(&data_mutex_);
+  return ReadData(node, offset, out);
+}
+
+ErrnoOr<size_t> NtfsTreeImpl::ReadData(NodeId node, uint64_t offset, absl::Span<char> out) const {
   ErrnoOr<std::shared_ptr<const DataMap>> found = MapOf(node);
   if (!found.ok()) {
     const int error = found.error();

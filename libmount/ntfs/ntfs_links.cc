@@ -60,6 +60,8 @@ ErrnoOr<std::vector<std::string>> NtfsTreeImpl::DirectoriesOf(ntfs_inode* inode)
 }
 
 ErrnoOr<std::string> NtfsTreeImpl::TargetOf(ntfs_inode* inode) const {
+  auto known = link_texts_.find(NodeOf(libmount::ReferenceOf(inode)));
+  if (known != link_texts_.end()) return known->second;
   ErrnoOr<std::string> point = ReparsePointOf(inode);
   if (!point.ok()) return Errno(point.error() == ENOMEM ? ENOMEM : EIO);
   const size_t data_size = std::min<size_t>(LoadLe16(point->data() + 4), point->size() - kReparseHeaderSize);

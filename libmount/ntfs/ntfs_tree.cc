@@ -42,11 +42,15 @@ constexpr uint32_t kInternalAttributes = 0x30000000;
 absl::StatusOr<std::unique_ptr<NtfsTree>> NtfsTree::Open(const BlockDevice* device, const NtfsTreeOptions& options) {
   absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Mount(device, nullptr);
   if (!volume.ok()) return volume.status();
-  return std::make_unique<NtfsTreeImpl>(*std::move(volume), options);
+  return std::make_unique<NtfsTreeImpl>(*std::move(volume), options, nullptr, nullptr, false);
 }
 
-NtfsTreeImpl::NtfsTreeImpl(std::unique_ptr<Volume> volume, const NtfsTreeOptions& options)
+NtfsTreeImpl::NtfsTreeImpl(std::unique_ptr<Volume> volume, const NtfsTreeOptions& options, WritableBlockDevice* device,
+                           OperationGroups* groups, bool resumed)
     : volume_(std::move(volume)),
+      device_(device),
+      groups_(groups),
+      resumed_(resumed),
       options_(options),
       maps_(options.cache_budget - ListingShare(options.cache_budget)),
       listings_(ListingShare(options.cache_budget)) {}
@@ -103,11 +107,12 @@ NodeAttributes NtfsTreeImpl::AttributesOf(ntfs_inode* inode) const {
   if (!IsDirectory(inode) && le16_to_cpu(inode->mrec->link_count) > 1) {
     uint32_t names = 0;
     VisitNames(inode, [&](const FileName& name) {
-      if (!name.is_short()) ++names;
+      if (!name.is_short() && !IsOrphanName(name.name)) ++names;
       return true;
     });
     attributes.link_count = std::max(names, 1u);
   }
+  if (orphans_.contains(attributes.node)) attributes.link_count = 0;
   attributes.access_time = ToTimespec(sle64_to_cpu(inode->last_access_time));
   attributes.modification_time = ToTimespec(sle64_to_cpu(inode->last_data_change_time));
   attributes.change_time = ToTimespec(sle64_to_cpu(inode->last_mft_change_time));
@@ -167,6 +172,7 @@ ErrnoOr<std::optional<DirectoryIndex::Found>> NtfsTreeImpl::FindEntry(ntfs_inode
   if (!found.ok() || !found->has_value()) return found;
   // The volume's own files, and the root's entry for itself.
   if (!IsUserFile((*found)->file) || RecordOf((*found)->file) == kRootRecord) return Found();
+  if (directory->mft_no == kRootRecord && IsOrphanName((*found)->name)) return Found();
   return found;
 }
 
@@ -273,6 +279,7 @@ int NtfsTreeImpl::ReadDirectory(NodeId node, uint64_t cookie, EntryVisitor visit
         attributes.gid = options_.gid;
       }
     }
+    if (node == kRootNode && (*listing)->name(items[i]).starts_with(kOrphanPrefix)) continue;
     if (!visitor({(*listing)->name(items[i]), attributes, items[i].cookie})) break;
   }
   return 0;
@@ -311,6 +318,7 @@ void NtfsTreeImpl::VisitReadAheadCandidates(NodeId file, uint64_t max_size, Cand
 struct statvfs NtfsTreeImpl::FileSystemStats() const {
   absl::MutexLock lock(&library_mutex());
   ntfs_volume* raw = volume_->raw();
+  if (raw == nullptr) return {};
   if (!NVolFreeSpaceKnown(raw)) ntfs_volume_get_free_space(raw);
   struct statvfs stats = {};
   stats.f_bsize = raw->cluster_size;

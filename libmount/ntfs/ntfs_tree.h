@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "libmount/block/block_device.h"
+#include "libmount/ntfs/operation_groups.h"
 #include "libmount/tree/writable_tree.h"
 
 namespace libmount {
@@ -36,9 +37,16 @@ class NtfsTree : public WritableTree {
   using WritableTree::Open;  // of a node
 
   // A tree to be read only: all that would change it is EROFS. `device` is the volume (a partition), and must outlive
-  // the tree. kBadImageFormat: no NTFS (the message tells what it is), or damaged; kEncryptedVolume: BitLocker;
+  // the tree. kUnsupportedVolume, kRefsVolume: no NTFS; kBadImageFormat: damaged; kEncryptedVolume: BitLocker;
   // kOutOfResources. Hibernated volumes, and those that were not unmounted, are read as they are.
   static absl::StatusOr<std::unique_ptr<NtfsTree>> Open(const BlockDevice* device, const NtfsTreeOptions& options);
+
+  // The same to be changed: each operation is one group of writes, and its reply is kept with it, so that a repeated
+  // request is answered as the first time. `device` is the volume, on the disk whose groups `groups` are (see
+  // overlay_groups.h); both must outlive the tree. `resumed`: this process takes the place of one that died and serves
+  // the same kernel mount. Also kVolumeHibernated: hibernated, shut down with fast startup, or not unmounted cleanly.
+  static absl::StatusOr<std::unique_ptr<NtfsTree>> OpenForWriting(WritableBlockDevice* device, OperationGroups* groups,
+                                                                  bool resumed, const NtfsTreeOptions& options);
 
   virtual bool read_only() const = 0;
 

@@ -30,7 +30,7 @@ absl::Status MountError(int error, bool writable) {
       break;
     case EOPNOTSUPP:
       if (writable) {
-        return MakeError(Reason::kBadImageFormat,
+        return MakeError(Reason::kVolumeHibernated,
                          "the volume's journal holds changes that were not finished: let Windows mount it, or mount "
                          "read-only");
       }
@@ -49,22 +49,26 @@ int Inode::Close() {
   return raw == nullptr ? 0 : volume_->Close(raw);
 }
 
+int Inode::CloseBehind(Inode& directory) {
+  const int error = directory.Close();
+  const int own_error = Close();
+  return error != 0 ? error : own_error;
+}
+
 // Under the volume's lock, as the header says; the analysis cannot see through the pointer.
-void Inode::Forget() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if (raw_ == nullptr) return;
-  // The inode is gone, and its number with it.
-  for (auto it = volume_->open_.begin(); it != volume_->open_.end(); ++it) {
-    if (it->second.raw != raw_) continue;
-    volume_->open_.erase(it);
-    break;
-  }
-  raw_ = nullptr;
+ntfs_inode* Inode::Release() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (raw_ == nullptr) return nullptr;
+  auto found = volume_->open_.find(raw_->mft_no);
+  if (found == volume_->open_.end() || found->second.users != 1) return nullptr;
+  volume_->open_.erase(found);
+  return std::exchange(raw_, nullptr);
 }
 
 int Volume::Close(ntfs_inode* raw) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   auto found = open_.find(raw->mft_no);
   if (found == open_.end() || --found->second.users > 0) return 0;
   open_.erase(found);
+  errno = 0;
   return ntfs_inode_close(raw) == 0 ? 0 : LibraryErrno();
 }
 
@@ -99,14 +103,37 @@ absl::Status Volume::MountLibrary(bool writable) {
   return absl::OkStatus();
 }
 
-Volume::~Volume() {
-  absl::MutexLock lock(&mutex_);
+void Volume::Unmount() {
   if (raw_ == nullptr) return;
   ntfs_close_secure(raw_);
   ntfs_umount(raw_, TRUE);
+  raw_ = nullptr;
+}
+
+Volume::~Volume() {
+  absl::MutexLock lock(&mutex_);
+  Unmount();
+}
+
+int Volume::Flush() {
+  for (ntfs_inode* inode : {raw_->mft_ni, raw_->mftmirr_ni, raw_->lcnbmp_ni, raw_->secure_ni, raw_->vol_ni}) {
+    errno = 0;
+    if (inode != nullptr && ntfs_inode_sync(inode) != 0) return LibraryErrno();
+  }
+  return 0;
+}
+
+void Volume::Remount() {
+  // What the library would still write belongs to what is given up.
+  adapter_.DropWrites(true);
+  Unmount();
+  adapter_.DropWrites(false);
+  adapter_.TakeWriteError();
+  MountLibrary(adapter_.writable() != nullptr).IgnoreError();
 }
 
 ErrnoOr<Inode> Volume::Open(FileReference file) {
+  if (raw_ == nullptr) return Errno(EIO);
   const uint64_t record = RecordOf(file);
   const uint16_t sequence = SequenceOf(file);
   auto is_that = [&](const ntfs_inode* raw) {
@@ -121,7 +148,8 @@ ErrnoOr<Inode> Volume::Open(FileReference file) {
     return Errno(ENOENT);
   }
   errno = 0;
-  ntfs_inode* raw = ntfs_inode_open(raw_, file);
+  // Without the sequence number: the library takes another one for damage.
+  ntfs_inode* raw = ntfs_inode_open(raw_, record);
   if (raw == nullptr) return Errno(LibraryErrno() == ENOENT ? ENOENT : LibraryErrno() == ENOMEM ? ENOMEM : EIO);
   // The library keeps inodes by their record only; and it takes the further records of a file for files.
   if (!is_that(raw) || raw->mrec->base_mft_record != 0) {

@@ -48,8 +48,12 @@ class Inode {
 
   // 0, or the errno of writing what was changed.
   int Close();
-  // Where the library has closed it: ntfs_delete does. REQUIRES: nobody else has it open.
-  void Forget();
+  // The same, and `directory`, where it has a new name, first: closing writes times and sizes into its entry there, for
+  // which the library opens the directory again.
+  int CloseBehind(Inode& directory);
+  // Gives it up without closing it: some of the library's functions close what they are given. Null where it was empty,
+  // or somebody else has it open too.
+  ntfs_inode* Release();
 
  private:
   friend class Volume;
@@ -69,6 +73,7 @@ class Volume {
   Volume& operator=(const Volume&) = delete;
 
   absl::Mutex& mutex() const ABSL_LOCK_RETURNED(mutex_) { return mutex_; }
+  // Null: it could not be mounted again.
   ntfs_volume* raw() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return raw_; }
   DeviceAdapter& adapter() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return adapter_; }
   const NtfsGeometry& geometry() const { return geometry_; }
@@ -77,6 +82,11 @@ class Volume {
 
   // ENOENT: no such file, or (with a sequence number other than 0) another one now; EIO.
   ErrnoOr<Inode> Open(FileReference file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Everything that the library has in memory goes to the device. 0 or an errno.
+  int Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Forgets everything that the library has in memory, and mounts the volume as it is on the device. REQUIRES: no inode
+  // is open.
+  void Remount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes an inode that the library has opened.
   Inode Adopt(ntfs_inode* raw) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -89,6 +99,7 @@ class Volume {
 
   Volume(const BlockDevice* device, WritableBlockDevice* writable) : device_(device), adapter_(device, writable) {}
   absl::Status MountLibrary(bool writable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Unmount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int Close(ntfs_inode* raw);
 
   const BlockDevice* const device_;

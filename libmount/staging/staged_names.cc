@@ -11,8 +11,9 @@
 #include <utility>
 
 #include "libmount/base/utf16.h"
-#include "libmount/staging/security.h"
 #include "libmount/staging/staged_tree_impl.h"
+#include "libmount/tree/names.h"
+#include "libmount/tree/security.h"
 
 namespace libmount {
 namespace {
@@ -37,22 +38,6 @@ void AppendName(NodeId directory, uint64_t cookie, NodeId node, std::string_view
 }
 
 }  // namespace
-
-int CheckName(std::string_view name) {
-  if (name.empty() || name == "." || name == "..") return EINVAL;
-  bool ascii = true;
-  for (char c : name) {
-    if (c == '/' || c == '\0') return EINVAL;
-    ascii = ascii && static_cast<uint8_t>(c) < 0x80;
-  }
-  size_t units = name.size();
-  if (!ascii) {
-    std::optional<std::string> utf16 = Wtf8ToUtf16Le(name);
-    if (!utf16) return EINVAL;
-    units = utf16->size() / 2;
-  }
-  return units > kMaxNameUnits ? ENAMETOOLONG : 0;
-}
 
 std::shared_ptr<const std::string> StagedTreeImpl::InheritedSecurity(const Node& parent, bool is_directory) {
   if (parent.security == nullptr) return nullptr;

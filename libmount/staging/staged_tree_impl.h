@@ -30,6 +30,8 @@
 #include "libmount/staging/edit_log.h"
 #include "libmount/staging/staged_tree.h"
 #include "libmount/staging/staging_files.h"
+#include "libmount/tree/names.h"
+#include "libmount/tree/reparse.h"
 
 namespace libmount {
 
@@ -249,19 +251,6 @@ class StagedTreeImpl final : public StagedTree {
 
 // Windows' time now.
 uint64_t WindowsNow();
-
-// 0, EINVAL or ENAMETOOLONG: whether Windows could store the name.
-int CheckName(std::string_view name);
-
-// --- staged_links.cc
-struct ReparsePoint {
-  uint32_t tag = 0;
-  std::string data;
-};
-// A symbolic link as it is stored: one of Windows where that can say it, else one of WSL. nullopt: too long.
-std::optional<ReparsePoint> EncodeLink(std::string_view target);
-// What a link says, as Linux reads it: absolute within the image where it is absolute.
-std::optional<std::string> LinkText(uint32_t tag, std::string_view data);
 
 }  // namespace libmount
 

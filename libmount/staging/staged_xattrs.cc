@@ -12,7 +12,7 @@
 
 #include "libmount/base/little_endian.h"
 #include "libmount/base/utf16.h"
-#include "libmount/staging/security.h"
+#include "libmount/tree/security.h"
 #include "libmount/staging/staged_tree_impl.h"
 #include "libmount/tree/reparse.h"
 #include "libmount/tree/tagged_items.h"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "libmount/tree/reparse.h"
 
+#include <limits.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -75,6 +77,16 @@ std::optional<LinkTarget> DecodeLxTarget(std::string_view data) {
   return target;
 }
 
+constexpr uint32_t kSymlinkRelative = 1;
+// What Windows takes for something else than a part of a name.
+constexpr std::string_view kNotInWindowsPaths = "\\:*?\"<>|";
+
+bool IsWindowsPath(std::string_view target) {
+  if (target.find_first_of(kNotInWindowsPaths) != target.npos) return false;
+  // Two slashes in front would be a share; elsewhere, as at the end, they would come back as one, or as none.
+  return target.find("//") == target.npos && (target.size() == 1 || target.back() != '/');
+}
+
 }  // namespace
 
 std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data) {
@@ -86,6 +98,49 @@ std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data) {
     default: return std::nullopt;
   }
   return name ? DecodeWindowsTarget(*name) : std::nullopt;
+}
+
+std::optional<ReparsePoint> EncodeLink(std::string_view target) {
+  ReparsePoint point;
+  std::optional<std::string> name = IsWindowsPath(target) ? Wtf8ToUtf16Le(target) : std::nullopt;
+  if (name) {
+    for (size_t i = 0; i + 1 < name->size(); i += 2) {
+      if ((*name)[i] == '/' && (*name)[i + 1] == 0) (*name)[i] = '\\';
+    }
+    point.tag = kReparseSymlink;
+    const auto size = static_cast<uint16_t>(name->size());
+    // The substitute name and the print name are one. A path from the volume's root counts as relative too.
+    for (uint16_t field : {uint16_t{0}, size, uint16_t{0}, size}) AppendLe(field, point.data);
+    AppendLe(kSymlinkRelative, point.data);
+    point.data += *name;
+  } else {
+    point.tag = kReparseLxSymlink;
+    AppendLe(kLxVersion, point.data);
+    point.data += target;
+  }
+  if (target.size() >= PATH_MAX || point.data.size() > kMaxReparseData) return std::nullopt;
+  return point;
+}
+
+std::optional<std::string> LinkText(uint32_t tag, std::string_view data) {
+  std::optional<LinkTarget> target = DecodeLink(tag, data);
+  if (!target) return std::nullopt;
+  if (target->kind == LinkTarget::Kind::kForeign) return target->text;
+  std::string text;
+  for (const std::string& component : target->components) {
+    if (!text.empty()) text += '/';
+    text += component;
+  }
+  if (target->kind == LinkTarget::Kind::kAbsolute) text.insert(0, "/");
+  return text.empty() ? "." : text;
+}
+
+std::string ReparsePoint::Bytes() const {
+  std::string bytes;
+  AppendLe(tag, bytes);
+  AppendLe(static_cast<uint16_t>(data.size()), bytes);
+  AppendLe(uint16_t{0}, bytes);
+  return bytes + data;
 }
 
 std::string RelativePath(const std::vector<std::string>& base, const std::vector<std::string>& path) {

@@ -41,6 +41,17 @@ struct LinkTarget {
 //   \??\Volume{..}\x, \\?\Volume{..}\x, \\server\share\x, \??\UNC\..   foreign
 std::optional<LinkTarget> DecodeLink(uint32_t tag, std::string_view data);
 
+struct ReparsePoint {
+  uint32_t tag = 0;
+  std::string data;
+
+  std::string Bytes() const;  // with the header of 8 bytes
+};
+// A symbolic link as it is stored: one of Windows where that can say it, else one of WSL. nullopt: too long.
+std::optional<ReparsePoint> EncodeLink(std::string_view target);
+// What a link says, as Linux reads it: absolute within the image where it is absolute.
+std::optional<std::string> LinkText(uint32_t tag, std::string_view data);
+
 // How `path` is reached from the directory `base`, both given from the root: "../x"; "." where they are the same.
 std::string RelativePath(const std::vector<std::string>& base, const std::vector<std::string>& path);
 

@@ -470,10 +470,10 @@ TEST_F(NtfsTreeTest, OtherVolumesAreRefusedForTheirReason) {
   };
   const Case cases[] = {
       {3, "-FVE-FS-", Reason::kEncryptedVolume, "BitLocker"},
-      {3, std::string_view("ReFS\0\0\0\0", 8), Reason::kBadImageFormat, "ReFS"},
-      {3, "EXFAT   ", Reason::kBadImageFormat, "exFAT"},
-      {0x52, "FAT32   ", Reason::kBadImageFormat, "FAT"},
-      {3, "ANYTHING", Reason::kBadImageFormat, "no NTFS"},
+      {3, std::string_view("ReFS\0\0\0\0", 8), Reason::kRefsVolume, "ReFS"},
+      {3, "EXFAT   ", Reason::kUnsupportedVolume, "exFAT"},
+      {0x52, "FAT32   ", Reason::kUnsupportedVolume, "FAT"},
+      {3, "ANYTHING", Reason::kUnsupportedVolume, "no NTFS"},
   };
   for (const Case& test : cases) {
     std::string disk(kMiB, '\0');

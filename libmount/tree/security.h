@@ -4,8 +4,8 @@
 //
 // Thread safety: all functions are pure.
 
-#ifndef LIBMOUNT_STAGING_SECURITY_H_
-#define LIBMOUNT_STAGING_SECURITY_H_
+#ifndef LIBMOUNT_TREE_SECURITY_H_
+#define LIBMOUNT_TREE_SECURITY_H_
 
 #include <cstddef>
 #include <string>
@@ -25,4 +25,4 @@ std::string InheritSecurity(std::string_view parent, bool is_directory);
 
 }  // namespace libmount
 
-#endif  // LIBMOUNT_STAGING_SECURITY_H_
+#endif  // LIBMOUNT_TREE_SECURITY_H_

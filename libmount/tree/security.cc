@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-#include "libmount/staging/security.h"
+#include "libmount/tree/security.h"
 
 #include <cstdint>
 #include <cstring>
