@@ -133,10 +133,11 @@ int NtfsTreeImpl::RemoveOrphans() {
   }
   for (const auto& [file, name] : orphans) {
     ErrnoOr<uint64_t> done =
-        ChangeLocked({}, Operation::kInternal, [&, file = file, name = name](bool& changing) -> ErrnoOr<uint64_t> {
-          changing = true;
-          return RemoveEntry(kRootNode, file, name);
-        });
+        ChangeLocked({}, Operation::kInternal,
+                     [&, file = file, name = name](bool& changing) ABSL_NO_THREAD_SAFETY_ANALYSIS -> ErrnoOr<uint64_t> {
+                       changing = true;
+                       return RemoveEntry(kRootNode, file, name);
+                     });
     // One that is damaged stays; it does no harm.
     if (!done.ok() && done.error() != EIO) return done.error();
   }
@@ -164,11 +165,12 @@ void NtfsTreeImpl::Release(NodeId node) {
   if (resumed_ || !orphans_.contains(file)) return;
   const FileReference reference = *libmount::ReferenceOf(file);
   // Where there is no space for that, it stays until the volume is opened for a new mount.
-  ErrnoOr<uint64_t> done = ChangeLocked({}, Operation::kInternal, [&](bool& changing) -> ErrnoOr<uint64_t> {
-    changing = true;
-    const std::u16string name = OrphanName(reference);
-    return RemoveEntry(kRootNode, reference, Utf16Bytes(name));
-  });
+  ErrnoOr<uint64_t> done =
+      ChangeLocked({}, Operation::kInternal, [&](bool& changing) ABSL_NO_THREAD_SAFETY_ANALYSIS -> ErrnoOr<uint64_t> {
+        changing = true;
+        const std::u16string name = OrphanName(reference);
+        return RemoveEntry(kRootNode, reference, Utf16Bytes(name));
+      });
   if (done.ok()) orphans_.erase(file);
   maps_.Remove(file);
 }
