@@ -139,6 +139,13 @@ void Process::Forget(EventLoop* loop) {
   pid_ = 0;
 }
 
+Process Process::TakeOut(EventLoop* loop) {
+  if (pidfd_) loop->Unwatch(pidfd_.get());
+  Process taken = std::move(*this);
+  pid_ = 0;
+  return taken;
+}
+
 std::string DescribeExit(int status) {
   if (status == kUnknownStatus) return "it was started by an earlier dismd, which alone would know how";
   if (WIFEXITED(status) && WEXITSTATUS(status) == kExecFailed) return "it could not be executed";

@@ -48,6 +48,8 @@ class Process {
   absl::Status WatchExit(EventLoop* loop, std::function<void(int status)> on_exit);
   // In the loop or not: gives up watching (the process goes on).
   void Forget(EventLoop* loop);
+  // The same, and hands it on, to be watched elsewhere.
+  Process TakeOut(EventLoop* loop);
 
  private:
   friend absl::StatusOr<Process> StartProgram(const ProgramStart& start);

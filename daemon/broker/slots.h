@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -157,6 +158,7 @@ class Slots {
   // The front's end of its control socket.
   absl::StatusOr<libmount::UniqueFd> StartWorkerProcess(Slot* slot);
   void WatchWorker(Slot* slot, libmount::UniqueFd socket);
+  bool IsReplaceableNow(const Slot& slot) const;
   bool IsReplaceable(Slot* slot) const;
   bool ReplaceWorker(Slot* slot);
   static uint64_t AnsweredRequests(int recovery_fd);
@@ -188,6 +190,7 @@ class Slots {
   void MarkUnmounted(Slot* slot);
 
   void OnWorkerExit(uint64_t slot_id, int status);
+  void OnWorkerSocketClosed(uint64_t slot_id);
   void OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message, std::vector<libmount::UniqueFd> fds);
   void OpenSibling(Slot* slot, const internal::OpenSibling& request);
 
@@ -198,6 +201,7 @@ class Slots {
   const Events events_;
   std::map<uint64_t, std::unique_ptr<Slot>> slots_;
   std::map<std::string, internal::SlotRecord> dormant_;  // by mount id
+  std::list<Process> dying_;                              // workers that count as dead already
   uint64_t next_id_ = 1;
   std::vector<uint64_t> to_release_;
   std::function<void()> when_empty_;  // set once everything is being taken away

@@ -8,6 +8,7 @@
 
 #include <signal.h>
 
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,6 +33,8 @@ namespace {
 
 // Messages that a worker may leave unread: descriptors that it asked for.
 constexpr size_t kMaxWaitingForWorker = 64;
+// Between the closing of a worker's descriptors and its end: mostly nothing.
+constexpr std::chrono::milliseconds kDyingWorkerPatience(200);
 
 }  // namespace
 
@@ -114,8 +117,27 @@ void Slots::WatchWorker(Slot* slot, UniqueFd socket) {
       },
       // Its exit tells more than its closed socket. One that sends nonsense is no worker any more.
       [this, id](absl::Status status) {
-        if (Slot* ended = Find(id); ended != nullptr && !status.ok()) ended->worker.Signal(SIGKILL);
+        if (status.ok()) return OnWorkerSocketClosed(id);
+        if (Slot* ended = Find(id); ended != nullptr) ended->worker.Signal(SIGKILL);
       });
+}
+
+// All threads of the worker have let their descriptors go: it has ended, but for one thread perhaps that told the kernel
+// something, and waits there for what only a replacement can answer (libmount/fuse/notifying_thread.h).
+void Slots::OnWorkerSocketClosed(uint64_t slot_id) {
+  Slot* slot = Find(slot_id);
+  if (slot == nullptr || !slot->worker.running()) return;
+  slot->worker.Signal(SIGKILL);
+  loop_->After(kDyingWorkerPatience, [this, slot_id, pid = slot->worker.pid()] {
+    Slot* late = Find(slot_id);
+    if (late == nullptr || late->worker.pid() != pid || !IsReplaceableNow(*late)) return;
+    Log(Severity::kWarning, ContextOf(*late),
+        absl::StrCat("worker ", pid, " has ended but for a thread that waits in the kernel"));
+    auto dying = dying_.insert(dying_.end(), late->worker.TakeOut(loop_));
+    absl::Status watched = dying->WatchExit(loop_, [this, dying](int) { dying_.erase(dying); });
+    if (!watched.ok()) Log(Severity::kError, ContextOf(*late), watched.ToString());
+    OnWorkerExit(slot_id, SIGKILL);
+  });
 }
 
 void Slots::OnServingState(Slot* slot, const internal::ServingState& state, std::vector<UniqueFd> fds) {
@@ -133,12 +155,15 @@ uint64_t Slots::AnsweredRequests(int recovery_fd) {
   return answered.ok() ? *answered : 0;
 }
 
+// Whether a worker that dies now is to be replaced, as far as the slot's state tells.
+bool Slots::IsReplaceableNow(const Slot& slot) const {
+  return slot.state == State::kMounted && when_empty_ == nullptr && slot.when_worker_ended == nullptr && slot.fuse &&
+         slot.record.has_serving_state();
+}
+
 // Whether a worker that has died just now is to be replaced. Counts deaths that nothing came of.
 bool Slots::IsReplaceable(Slot* slot) const {
-  if (slot->state != State::kMounted || when_empty_ != nullptr || slot->when_worker_ended != nullptr || !slot->fuse ||
-      !slot->record.has_serving_state()) {
-    return false;
-  }
+  if (!IsReplaceableNow(*slot)) return false;
   uint64_t answered = AnsweredRequests(slot->recovery.get());
   slot->fruitless_deaths = answered == slot->answered ? slot->fruitless_deaths + 1 : 0;
   slot->answered = answered;

@@ -33,6 +33,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(writev),
     SCMP_SYS(lseek),
     SCMP_SYS(close),
+    SCMP_SYS(close_range),  // also to have descriptors of its own, in a thread
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),
     SCMP_SYS(statx),

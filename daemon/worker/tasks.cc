@@ -247,6 +247,7 @@ absl::Status Worker::Resume(const internal::ServingState& state, std::vector<Uni
 absl::Status Worker::Serve(UniqueFd fuse, libmount::FuseServer::Recovery recovery) {
   fuse_ = fuse.Duplicate();
   libmount::FuseServerOptions options;
+  options.resend = !libmount::TestSwitch("worker-no-resend");  // as with a kernel before 6.9
   options.on_idle = [this] {
     busy_ = false;
     malloc_trim(0);

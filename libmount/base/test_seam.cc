@@ -26,6 +26,11 @@ void TestSeam(std::string_view name, absl::FunctionRef<bool()> give_up) {
   while (access(stop.c_str(), F_OK) == 0 && !give_up()) poll(nullptr, 0, 1);
 }
 
+bool TestSwitch(std::string_view name) {
+  const char* dir = getenv("DISMD_TEST_SEAM_DIR");
+  return dir != nullptr && access(absl::StrCat(dir, "/", std::string(name), ".on").c_str(), F_OK) == 0;
+}
+
 }  // namespace libmount
 
 #endif  // DISMD_TEST_SEAMS

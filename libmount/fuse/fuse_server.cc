@@ -24,6 +24,7 @@
 #include "libmount/fuse/inflight_table.h"
 #include "libmount/fuse/init_negotiation.h"
 #include "libmount/fuse/invalidator.h"
+#include "libmount/fuse/notifying_thread.h"
 #include "libmount/fuse/operations.h"
 #include "libmount/fuse/request_source.h"
 #include "libmount/fuse/store_ahead.h"
@@ -87,7 +88,7 @@ class FuseServer::Impl {
   ~Impl() {
     source_.Stop();
     for (SmallThread& thread : threads_) thread.Join();
-    invalidator_.reset();
+    notifying_.reset();
     if (session_ != nullptr) fuse_session_destroy(session_);  // closes the descriptor
   }
 
@@ -101,20 +102,24 @@ class FuseServer::Impl {
     absl::Status status = source_.Open(fd.get());
     if (status.ok()) status = CreateSession(std::move(fd));
     if (status.ok() && recovery.init.has_value()) status = NegotiateAgain(*recovery.init);
+    if (status.ok()) {
+      notifying_.emplace();
+      status = notifying_->Start(fd_);
+    }
     if (status.ok() && context_.writable != nullptr) {
       invalidator_.emplace(
           Invalidator::Notify{[this](NodeId directory, const std::string& name) {
                                 fuse_lowlevel_notify_inval_entry(session_, directory, name.c_str(), name.size());
                               },
                               [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, -1, 0); },
-                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, 0, 0); }});
+                              [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, 0, 0); }},
+          &*notifying_);
       context_.invalidator = &*invalidator_;
-      status = invalidator_->Start();
     }
     if (!status.ok()) return status;
     if (options_.store_ahead && context_.writable == nullptr) {
       store_ahead_.emplace(context_.tree,
-                           [this](NodeId node, absl::Span<const char> content) { return StoreFile(node, content); });
+                           [this](absl::Span<const StoreAhead::File> files) { return StoreFiles(files); });
     }
     return StartThreads();
   }
@@ -348,6 +353,14 @@ class FuseServer::Impl {
     return written;
   }
 
+  size_t StoreFiles(absl::Span<const StoreAhead::File> files) {
+    size_t stored = 0;
+    notifying_->Run([&] {
+      while (stored < files.size() && StoreFile(files[stored].node, files[stored].content) == 0) ++stored;
+    });
+    return stored;
+  }
+
   int StoreFile(NodeId node, absl::Span<const char> content) {
     fuse_bufvec data = FUSE_BUFVEC_INIT(content.size());
     data.buf[0].mem = const_cast<char*>(content.data());
@@ -377,6 +390,7 @@ class FuseServer::Impl {
   std::optional<DirectOpens> direct_opens_;
   std::optional<StoreAhead> store_ahead_;
   std::optional<Invalidator> invalidator_;
+  std::optional<NotifyingThread> notifying_;  // ends before what it uses
   fuse_session* session_ = nullptr;
   int fd_ = -1;  // the session's
 

@@ -6,9 +6,14 @@
 #include <utility>
 
 namespace libmount {
+namespace {
+
+constexpr size_t kPageBytes = 4096;
+
+}  // namespace
 
 StoreAhead::StoreAhead(const FileTree* tree, Store store)
-    : tree_(tree), store_(std::move(store)), buffer_(kSmallFileBytes) {}
+    : tree_(tree), store_(std::move(store)), buffer_(kBatchFiles * kSmallFileBytes) {}
 
 void StoreAhead::OnSmallFileRead(NodeId file) {
   size_t stream_index;
@@ -16,7 +21,9 @@ void StoreAhead::OnSmallFileRead(NodeId file) {
   if (batch.empty()) return;
   size_t done = 0;
   if (storing_.TryLock()) {
-    while (done < batch.size() && StoreOne(batch[done])) ++done;
+    // The first one alone: where the kernel does not know that, the others would be read in vain.
+    absl::Span<const NodeId> files = batch;
+    if (StoreSome(files.first(1), &done)) StoreSome(files.subspan(1), &done);
     storing_.Unlock();
   }
   if (done < batch.size()) Rewind(stream_index, absl::MakeConstSpan(batch).subspan(done));
@@ -70,15 +77,27 @@ StoreAhead::Stream* StoreAhead::FindStream(NodeId file) {
   return oldest;
 }
 
-bool StoreAhead::StoreOne(NodeId file) {
-  ErrnoOr<size_t> size = tree_->Read(file, 0, buffer_.first(kSmallFileBytes));
-  if (!size.ok()) return true;  // its reader will be told
+bool StoreAhead::StoreSome(absl::Span<const NodeId> nodes, size_t* done) {
+  std::vector<File> files;
+  std::vector<size_t> places;  // in `nodes`
+  size_t used = 0;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    absl::Span<char> room = buffer_.first(buffer_.size()).subspan(used, kSmallFileBytes);
+    ErrnoOr<size_t> size = tree_->Read(nodes[i], 0, room);
+    if (!size.ok()) continue;  // its reader will be told
+    files.push_back({nodes[i], room.first(*size)});
+    places.push_back(i);
+    used += (*size + kPageBytes - 1) / kPageBytes * kPageBytes;
+  }
+  const size_t stored = files.empty() ? 0 : store_(files);
+  stored_count_.fetch_add(stored, std::memory_order_relaxed);
+  {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = 0; i < stored; ++i) SetStored(files[i].node, true);
+  }
   // ENOENT: the kernel does not know the node (any more); then it will not know the next ones either.
-  if (store_(file, buffer_.first(*size)) != 0) return false;
-  stored_count_.fetch_add(1, std::memory_order_relaxed);
-  absl::MutexLock lock(&mutex_);
-  SetStored(file, true);
-  return true;
+  *done += stored < files.size() ? places[stored] : nodes.size();
+  return stored == files.size();
 }
 
 bool StoreAhead::IsStored(NodeId node) const {

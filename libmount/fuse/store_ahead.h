@@ -7,7 +7,7 @@
 // 2,200 READs instead of 22,000, and a third of the time.
 //
 // Deadlocks. The kernel holds the pages of a READ locked until its reply, and NOTIFY_STORE waits for a locked page. So
-// a thread that stores waits for the replies of others. It may do so because
+// a thread that stores (that is, has the notifying thread store) waits for the replies of others. It may do so because
 //  - only one thread stores at a time (the others skip storing, they never wait for it), hence the READ it waits for is
 //    in the hands of a thread that does not wait, or is taken by one: the server has at least two threads, and the one
 //    that stores has passed its turn to receive;
@@ -43,8 +43,12 @@ inline constexpr uint64_t kSmallFileBytes = 64 << 10;
 
 class StoreAhead {
  public:
-  // Gives the whole content of a file to the kernel. Returns 0 or an errno.
-  using Store = std::function<int(NodeId, absl::Span<const char>)>;
+  struct File {
+    NodeId node;
+    absl::Span<const char> content;  // all of it
+  };
+  // Gives files to the kernel, in order, and ends where it does not take one. Returns how many it took.
+  using Store = std::function<size_t(absl::Span<const File>)>;
 
   // `tree` must outlive the object.
   StoreAhead(const FileTree* tree, Store store);
@@ -79,7 +83,8 @@ class StoreAhead {
   Stream* FindStream(NodeId file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsStored(NodeId node) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetStored(NodeId node, bool stored) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool StoreOne(NodeId file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(storing_);
+  // Whether all were stored that can be read; `done` counts those that need not be tried again.
+  bool StoreSome(absl::Span<const NodeId> files, size_t* done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(storing_);
 
   const FileTree* const tree_;
   const Store store_;

@@ -55,6 +55,14 @@ def descendants(ancestor):
     return sorted(found)
 
 
+def threads(pid):
+    """What each thread does: (name, state, where it waits in the kernel)."""
+    with contextlib.suppress(OSError):
+        return [(read(f"/proc/{pid}/task/{tid}/comm").strip(), read(f"/proc/{pid}/task/{tid}/stat").rpartition(")")[2][1:2],
+                 read(f"/proc/{pid}/task/{tid}/stack").split("\n")[:4]) for tid in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
 def cpu_seconds(pid):
     fields = stat_fields(pid)
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND if fields else 0.0

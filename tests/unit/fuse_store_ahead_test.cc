@@ -34,9 +34,12 @@ class StoreAheadTest : public ::testing::Test {
   std::vector<NodeId> files_;
   std::vector<std::pair<NodeId, std::string>> stored_;
   int store_result_ = 0;
-  StoreAhead ahead_{&tree_, [this](NodeId node, absl::Span<const char> content) {
-                      if (store_result_ == 0) stored_.emplace_back(node, std::string(content.data(), content.size()));
-                      return store_result_;
+  StoreAhead ahead_{&tree_, [this](absl::Span<const StoreAhead::File> files) -> size_t {
+                      if (store_result_ != 0) return 0;
+                      for (const auto& [node, content] : files) {
+                        stored_.emplace_back(node, std::string(content.data(), content.size()));
+                      }
+                      return files.size();
                     }};
 };
 
