@@ -201,7 +201,7 @@ class Slots {
   const Events events_;
   std::map<uint64_t, std::unique_ptr<Slot>> slots_;
   std::map<std::string, internal::SlotRecord> dormant_;  // by mount id
-  std::list<Process> dying_;                              // workers that count as dead already
+  std::list<Process> dying_;                             // workers that count as dead already
   uint64_t next_id_ = 1;
   std::vector<uint64_t> to_release_;
   std::function<void()> when_empty_;  // set once everything is being taken away

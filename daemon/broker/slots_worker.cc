@@ -122,8 +122,8 @@ void Slots::WatchWorker(Slot* slot, UniqueFd socket) {
       });
 }
 
-// All threads of the worker have let their descriptors go: it has ended, but for one thread perhaps that told the kernel
-// something, and waits there for what only a replacement can answer (libmount/fuse/notifying_thread.h).
+// All threads of the worker have let their descriptors go: it has ended, but for one thread perhaps that told the
+// kernel something, and waits there for what only a replacement can answer (libmount/fuse/notifying_thread.h).
 void Slots::OnWorkerSocketClosed(uint64_t slot_id) {
   Slot* slot = Find(slot_id);
   if (slot == nullptr || !slot->worker.running()) return;

@@ -113,7 +113,7 @@ class FuseServer::Impl {
                               },
                               [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, -1, 0); },
                               [this](NodeId node) { fuse_lowlevel_notify_inval_inode(session_, node, 0, 0); }},
-          &*notifying_);
+          &*notifying_, inflight_.get());
       context_.invalidator = &*invalidator_;
     }
     if (!status.ok()) return status;
@@ -239,6 +239,7 @@ class FuseServer::Impl {
   // --- Recovery: what a dead process had read and not answered, before anything new is read.
 
   void Recover(ServingThread& self) {
+    if (invalidator_.has_value()) invalidator_->TellWhatWasLeft();  // before there are any of our own
     for (int i = 0; i < kInflightSlots; ++i) {
       InflightTable::Slot slot = inflight_->slot(i);
       if (!slot.busy()) continue;

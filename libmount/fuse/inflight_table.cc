@@ -22,7 +22,10 @@ constexpr size_t kPage = 4096;
 constexpr size_t kDataBytes =
     kFuseMaxRead + kPage;  // the last page: slack, and requests that are longer than a WRITE's
 constexpr size_t kSlotBytes = kPage + kDataBytes;
-constexpr size_t kTableBytes = kPage + kInflightSlots * kSlotBytes;
+constexpr size_t kNoticesAt = kPage + kInflightSlots * kSlotBytes;
+constexpr size_t kNoticeBytes = 1024;  // a name of 255 UTF-16 units has 765 at most
+constexpr size_t kNoticesBytes = 256 * kNoticeBytes;
+constexpr size_t kTableBytes = kNoticesAt + kNoticesBytes;
 // A waiting slot keeps these: most requests fit.
 constexpr size_t kKeptDataBytes = kPage;
 
@@ -36,7 +39,7 @@ struct TableHeader {
   uint64_t slot_bytes;
 };
 constexpr uint64_t kMagic = 0x656c62617446'6d64;
-constexpr uint32_t kLayout = 1;
+constexpr uint32_t kLayout = 2;
 // In the header page, where tables of earlier versions have zeros.
 constexpr size_t kDirectOpensAt = 1024;
 constexpr size_t kDirectOpens = 128;
@@ -65,6 +68,14 @@ struct InflightTable::Slot::Control {
   // Written last: the noted reply is that to the request of this number.
   std::atomic<uint64_t> reply_unique;
   char reply[kNotedReplyBytes];
+};
+
+struct InflightTable::NoticeSlot {
+  std::atomic<uint32_t> used;  // written last
+  uint32_t name_size;
+  uint64_t node;
+  uint64_t target;
+  char name[kNoticeBytes - 24];
 };
 
 absl::StatusOr<UniqueFd> InflightTable::Create() {
@@ -113,6 +124,40 @@ InflightTable::Slot InflightTable::slot(int index) const {
 
 absl::Span<DirectOpens::Entry> InflightTable::direct_opens() const {
   return absl::MakeSpan(reinterpret_cast<DirectOpens::Entry*>(base_ + kDirectOpensAt), kDirectOpens);
+}
+
+InflightTable::NoticeSlot& InflightTable::notice(int index) const {
+  static_assert(sizeof(NoticeSlot) == kNoticeBytes && kMostNotices * kNoticeBytes == kNoticesBytes);
+  return *reinterpret_cast<NoticeSlot*>(base_ + kNoticesAt + index * kNoticeBytes);
+}
+
+int InflightTable::AddNotice(uint64_t node, std::string_view name, uint64_t target) {
+  for (int i = 0; i < kMostNotices; ++i) {
+    NoticeSlot& free = notice(i);
+    if (free.used.load(std::memory_order_relaxed) != 0) continue;
+    if (name.size() > sizeof(free.name)) return -1;
+    free.node = node;
+    free.target = target;
+    free.name_size = static_cast<uint32_t>(name.size());
+    memcpy(free.name, name.data(), name.size());
+    free.used.store(1, std::memory_order_release);
+    return i;
+  }
+  return -1;
+}
+
+void InflightTable::RemoveNotice(int index) {
+  if (index >= 0) notice(index).used.store(0, std::memory_order_release);
+}
+
+std::vector<InflightTable::Notice> InflightTable::notices() const {
+  std::vector<Notice> all;
+  for (int i = 0; i < kMostNotices; ++i) {
+    const NoticeSlot& slot = notice(i);
+    if (slot.used.load(std::memory_order_acquire) == 0 || slot.name_size > sizeof(slot.name)) continue;
+    all.push_back({i, slot.node, std::string(slot.name, slot.name_size), slot.target});
+  }
+  return all;
 }
 
 absl::Span<char> InflightTable::Slot::buffer() const {

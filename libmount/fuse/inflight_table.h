@@ -17,11 +17,12 @@
 // again (the kernel refuses it where it has it) instead of doing the work again, perhaps long after it was done first.
 //
 // The header page has room for what else must outlive the process: which files are open directly (direct_opens.h).
+// Behind the slots are notices: what the kernel is still to be told (invalidator.h).
 //
 // Memory: a slot that waits costs its first pages. The data pages are given back by Trim. They should be there before
 // a large request is read: when a process is killed while the kernel has to bring pages in, the request fails with EIO.
 //
-// Thread safety: each slot belongs to one thread at a time.
+// Thread safety: each slot, and the notices, belong to one thread at a time.
 
 #ifndef LIBMOUNT_FUSE_INFLIGHT_TABLE_H_
 #define LIBMOUNT_FUSE_INFLIGHT_TABLE_H_
@@ -32,6 +33,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -98,6 +101,19 @@ class InflightTable {
   InflightTable& operator=(const InflightTable&) = delete;
 
   bool shared() const { return shared_; }
+
+  // Notices, each of a node, or of a name in it that was `target`'s. -1: there is no room.
+  int AddNotice(uint64_t node, std::string_view name, uint64_t target);
+  void RemoveNotice(int index);
+  // Those that are there.
+  struct Notice {
+    int index;
+    uint64_t node;
+    std::string name;
+    uint64_t target;
+  };
+  std::vector<Notice> notices() const;
+
   Slot slot(int index) const;  // REQUIRES: index < kInflightSlots
   absl::Span<DirectOpens::Entry> direct_opens() const;
 
@@ -105,6 +121,10 @@ class InflightTable {
   // Before the data of a WRITE come its two headers of 40 bytes; they end with the control page.
   static constexpr size_t kPageBytes = 4096;
   static constexpr size_t kRequestAt = kPageBytes - 80;
+
+  static constexpr int kMostNotices = 256;
+  struct NoticeSlot;
+  NoticeSlot& notice(int index) const;
 
   InflightTable(char* base, bool shared) : base_(base), shared_(shared) {}
 

@@ -10,15 +10,23 @@
 // change until it is answered. So a stale entry lives until shortly after the reply; what little can go wrong meanwhile
 // is answered with ESTALE, upon which the kernel looks the name up again.
 //
-// Thread safety: Entry and Attributes from any thread.
+// What is to be told is noted in the in-flight table until it was told: a process that dies before leaves it to its
+// replacement. A name is noted before the change, since it cannot be found out afterwards when the request comes again.
+//
+// Thread safety: all methods may be called from any thread.
 
 #ifndef LIBMOUNT_FUSE_INVALIDATOR_H_
 #define LIBMOUNT_FUSE_INVALIDATOR_H_
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "libmount/fuse/inflight_table.h"
 #include "libmount/fuse/notifying_thread.h"
 #include "libmount/tree/file_tree.h"
 
@@ -33,22 +41,87 @@ class Invalidator {
     std::function<void(NodeId node)> content;  // its pages, and its attributes
   };
 
-  // `thread` must outlive what it is told here.
-  Invalidator(Notify notify, NotifyingThread* thread) : notify_(std::move(notify)), thread_(thread) {}
+  // A name that a change is about to make stale; told once the change was made, else forgotten.
+  class StaleName {
+   public:
+    // `target`: what the name stands for before the change.
+    StaleName(Invalidator* owner, NodeId directory, std::string name, NodeId target)
+        : owner_(owner),
+          directory_(directory),
+          name_(std::move(name)),
+          notice_(owner->Note(directory, name_, target)) {}
+    ~StaleName() {
+      if (owner_ != nullptr) owner_->Forget(notice_);
+    }
+    StaleName(StaleName&& other) noexcept
+        : owner_(std::exchange(other.owner_, nullptr)),
+          directory_(other.directory_),
+          name_(std::move(other.name_)),
+          notice_(other.notice_) {}
+    StaleName& operator=(StaleName&&) = delete;
 
-  void Entry(NodeId directory, std::string name) {
-    thread_->Post([this, directory, name = std::move(name)] { notify_.entry(directory, name); });
+    NodeId directory() const { return directory_; }
+    const std::string& name() const { return name_; }
+
+    // At most once.
+    void Tell() { std::exchange(owner_, nullptr)->Post(directory_, std::move(name_), notice_); }
+
+   private:
+    Invalidator* owner_;
+    NodeId directory_;
+    std::string name_;
+    int notice_;
+  };
+
+  // Both must outlive what is told here.
+  Invalidator(Notify notify, NotifyingThread* thread, InflightTable* table)
+      : notify_(std::move(notify)), thread_(thread), table_(table) {}
+
+  void Attributes(NodeId node) { Post(node, "", Note(node, "", 0)); }
+
+  // Whether the kernel may still have a name that was the node's and is not any more.
+  bool MayHaveStaleNameOf(NodeId node) {
+    absl::MutexLock lock(&mutex_);
+    const std::vector<InflightTable::Notice> all = table_->notices();
+    return std::any_of(all.begin(), all.end(), [node](const auto& notice) { return notice.target == node; });
   }
-  void Attributes(NodeId node) {
-    thread_->Post([this, node] { notify_.attributes(node); });
+
+  // Tells what a process that died has left.
+  void TellWhatWasLeft() {
+    absl::MutexLock lock(&mutex_);
+    for (InflightTable::Notice& left : table_->notices()) Post(left.node, std::move(left.name), left.index, left.target == kContent);
   }
-  void Content(NodeId node) {
-    thread_->Post([this, node] { notify_.content(node); });
-  }
+  void Content(NodeId node) { Post(node, "", Note(node, "", kContent), /*content=*/true); }
 
  private:
+  // The target of a notice of a node's pages.
+  static constexpr NodeId kContent = ~NodeId{0};
+
+  int Note(NodeId node, const std::string& name, NodeId target) {
+    absl::MutexLock lock(&mutex_);
+    return table_->AddNotice(node, name, target);
+  }
+  void Forget(int notice) {
+    absl::MutexLock lock(&mutex_);
+    table_->RemoveNotice(notice);
+  }
+  void Post(NodeId node, std::string name, int notice, bool content = false) {
+    thread_->Post([this, node, name = std::move(name), notice, content] {
+      if (content) {
+        notify_.content(node);
+      } else if (name.empty()) {
+        notify_.attributes(node);
+      } else {
+        notify_.entry(node, name);
+      }
+      Forget(notice);
+    });
+  }
+
   const Notify notify_;
   NotifyingThread* const thread_;
+  absl::Mutex mutex_;
+  InflightTable* const table_ ABSL_PT_GUARDED_BY(mutex_);  // its notices
 };
 
 }  // namespace libmount

@@ -116,7 +116,9 @@ void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   ServingContext& context = ContextOf(request);
   ErrnoOr<NodeAttributes> attributes = context.writable->GetAttributes(node);
   int error = attributes.ok() ? context.writable->Open(node) : attributes.error();
-  if (error == 0 && context.type_changes.Contains(node)) {
+  // A file that lives on because it is open, or because nobody knows whether it is: not by its former name.
+  const bool is_gone = error == 0 && attributes->link_count == 0 && context.invalidator->MayHaveStaleNameOf(node);
+  if (is_gone || (error == 0 && context.type_changes.Contains(node))) {
     context.writable->Release(node);
     error = ESTALE;
   }
@@ -197,59 +199,63 @@ void MakeLink(fuse_req_t request, fuse_ino_t node, fuse_ino_t new_parent, const 
   ReplyNewEntry(request, TreeOf(request).MakeLink(RequestOf(request), node, new_parent, new_name));
 }
 
-// A name of which the kernel may hold an entry that a change of another one makes wrong.
-using StaleName = std::pair<NodeId, std::string>;
+// Names of which the kernel may hold an entry that the change makes wrong.
+using StaleNames = std::vector<Invalidator::StaleName>;
 
-// `name` is about to go. Where it is not the file's own name (other case, short name), that one, of which the kernel
-// has perhaps an entry with an unlimited lifetime, goes with it.
-void FindOwnNames(const WritableTree& tree, NodeId parent, std::string_view name, std::vector<StaleName>* names) {
+// `name` is about to go, or to stand for another file. Where it is not the file's own name (other case, short name),
+// that one, of which the kernel has perhaps an entry with an unlimited lifetime, goes with it.
+void NoteStale(fuse_req_t request, NodeId parent, std::string_view name, StaleNames* stale) {
+  const WritableTree& tree = TreeOf(request);
   ErrnoOr<LookupResult> found = tree.Lookup(parent, name);
   if (!found.ok() || found->exact || IsNamedStream(found->attributes)) return;
+  Invalidator* invalidator = ContextOf(request).invalidator;
   tree.ReadDirectory(parent, 0, [&](const DirectoryEntry& entry) {
-    if (entry.attributes.node == found->attributes.node) names->emplace_back(parent, entry.name);
+    if (entry.attributes.node == found->attributes.node) {
+      stale->emplace_back(invalidator, parent, std::string(entry.name), entry.attributes.node);
+    }
     return true;
   });
 }
 
-void Invalidate(fuse_req_t request, std::vector<StaleName> names) {
-  for (auto& [parent, name] : names) ContextOf(request).invalidator->Entry(parent, std::move(name));
+// The change was made, or not.
+void ReplyChange(fuse_req_t request, int error, StaleNames* stale) {
+  for (Invalidator::StaleName& name : *stale) {
+    if (error == 0) name.Tell();
+  }
+  fuse_reply_err(request, error);
 }
 
 void Unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  WritableTree& tree = TreeOf(request);
-  std::vector<StaleName> stale;
-  FindOwnNames(tree, parent, name, &stale);
-  int error = tree.Unlink(RequestOf(request), parent, name);
-  if (error == 0) Invalidate(request, std::move(stale));
-  fuse_reply_err(request, error);
+  StaleNames stale;
+  NoteStale(request, parent, name, &stale);
+  ReplyChange(request, TreeOf(request).Unlink(RequestOf(request), parent, name), &stale);
 }
 
 void RemoveDirectory(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  WritableTree& tree = TreeOf(request);
-  std::vector<StaleName> stale;
-  FindOwnNames(tree, parent, name, &stale);
-  int error = tree.RemoveDirectory(RequestOf(request), parent, name);
-  if (error == 0) Invalidate(request, std::move(stale));
-  fuse_reply_err(request, error);
+  StaleNames stale;
+  NoteStale(request, parent, name, &stale);
+  ReplyChange(request, TreeOf(request).RemoveDirectory(RequestOf(request), parent, name), &stale);
 }
 
 void Rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
             unsigned flags) {
   WritableTree& tree = TreeOf(request);
-  std::vector<StaleName> stale;
-  FindOwnNames(tree, parent, name, &stale);
-  FindOwnNames(tree, new_parent, new_name, &stale);
-  int error = tree.Rename(RequestOf(request), parent, name, new_parent, new_name, flags);
-  if (error == 0) {
-    // The kernel gives the entry, with its lifetime, the new name, which may have become an inexact one: that of an
-    // entry that was replaced is kept in its own case.
-    for (const auto& [directory, entry] : {StaleName(parent, name), StaleName(new_parent, new_name)}) {
-      ErrnoOr<LookupResult> now = tree.Lookup(directory, entry);
-      if (now.ok() && !now->exact) stale.emplace_back(directory, entry);
-    }
-    Invalidate(request, std::move(stale));
+  StaleNames stale;
+  NoteStale(request, parent, name, &stale);
+  NoteStale(request, new_parent, new_name, &stale);
+  // The kernel gives the entry, with its lifetime, the new name, which may become an inexact one: that of an entry that
+  // is replaced is kept in its own case.
+  StaleNames inexact;
+  if (!stale.empty()) {
+    inexact.emplace_back(ContextOf(request).invalidator, parent, name, NodeId{0});
+    inexact.emplace_back(ContextOf(request).invalidator, new_parent, new_name, NodeId{0});
   }
-  fuse_reply_err(request, error);
+  int error = tree.Rename(RequestOf(request), parent, name, new_parent, new_name, flags);
+  for (Invalidator::StaleName& given : inexact) {
+    ErrnoOr<LookupResult> now = tree.Lookup(given.directory(), given.name());
+    if (error == 0 && now.ok() && !now->exact) given.Tell();
+  }
+  ReplyChange(request, error, &stale);
 }
 
 // --- Attributes

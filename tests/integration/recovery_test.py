@@ -78,7 +78,7 @@ class KillTestCase(SeamTestCase):
                 program.process.kill()
 
     def begin(self, kinds, root):
-        self.programs = [Program(kind, f"{root}/{kind}") for kind in kinds]
+        self.programs = [Program(kind, root if kind == "ReadOnly" else f"{root}/{kind}") for kind in kinds]
         wait_until(lambda: self.failures() or all(program.steps for program in self.programs), STEP_SECONDS, "all to work")
 
     def failures(self):
@@ -140,6 +140,19 @@ class KilledWorkerTest(KillTestCase):
         """The kernels before 6.9, emulated: what was under way is known from the in-flight table alone."""
         write(f"{self.seams}/worker-no-resend.on", b"")
         self.exercise(load.KINDS)
+
+    def test_readers_of_a_read_only_mount(self):
+        """Small files are pushed into the page cache ahead of reading: a notification may wait for another's READ."""
+        image = self.image("ntfs-xpress.wim")
+        self.client.mount(image, self.root)
+        self.begin(["ReadOnly"] * 6, self.root)
+        pause = random.Random(8)
+        self.kill_for(SECONDS, self.root, lambda: pause.choice((0.05, 0.2, 0.5)))
+        if not self.failures():
+            self.assert_all_go_on()
+        self.end()
+        self.client.unmount(self.root)
+        self.assert_nothing_left(self.root)
 
 
 if __name__ == "__main__":

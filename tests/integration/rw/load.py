@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A program at work on a read-write mount, in one kind of operation, that takes any error or wrong answer for its end.
 
-  load.py KIND DIRECTORY      makes DIRECTORY; works there until the standard input ends, looks at everything, ends with 0
+  load.py KIND DIRECTORY      works in DIRECTORY until the standard input ends, looks at everything, ends with 0
 
 One byte on the standard output for each step. It is a process of its own because a page fault on a mapped file waits for
 the mount while it holds this process's memory map: whoever is to start the next server must not share that (nor look at
@@ -14,6 +14,7 @@ Each step does what would fail, or show, if it were done twice or not at all.
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import mmap
 import os
 import random
@@ -303,12 +304,33 @@ class Locks(Load):
         os.close(self.descriptor)
 
 
+class ReadOnly:
+    """Reads all files of a tree again and again, small ones after each other, and not from the page cache."""
+
+    def __init__(self, directory):
+        self.files = sorted(os.path.join(where, name) for where, _, names in os.walk(directory) for name in names)
+        self.files = [path for path in self.files if stat.S_ISREG(os.lstat(path).st_mode)]
+        self.digests = {}
+
+    def step(self, n):
+        path = self.files[n % len(self.files)]
+        with opened(path, os.O_RDONLY) as file:
+            digest = hashlib.sha256()
+            while part := os.read(file, 1 << 20):
+                digest.update(part)
+            forget_pages(file)
+        same(digest.digest(), self.digests.setdefault(path, digest.digest()), path)
+
+    def end(self):
+        pass
+
+
 KINDS = {kind.__name__: kind for kind in
          (Names, OtherCase, Attributes, Blocks, LargeBlocks, Append, Unlinked, Read, Map, Allocate, Locks)}
 
 
 def main():
-    load = KINDS[sys.argv[1]](sys.argv[2])
+    load = {**KINDS, "ReadOnly": ReadOnly}[sys.argv[1]](sys.argv[2])
     n = 0
     while not select.select([0], [], [], 0)[0]:
         load.step(n)
