@@ -169,7 +169,7 @@ run_fuzzers() {
 }
 
 headline "Packages"
-"$root/packaging/install-packages.sh" build run test || { fail "installing packages"; exit; }
+"$root/packaging/install-packages.sh" build run test soak || { fail "installing packages"; exit; }
 
 # The foreign images lie beside the project where it is developed; their README says where they come from.
 if [[ -z ${DISMD_FIXTURES:-} && -e $root/../shared/fixtures/unpack ]]; then

@@ -8,17 +8,23 @@
 #   --minutes N   how long each of them runs (default: 10)
 #   --bin DIR     programs of a build that is there; otherwise the release preset is built
 #
-# Random edits with other seeds each time, committed, applied and compared; random access to one file of the image and to
-# a new one. A failure prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
+# In this order: random edits with other seeds each time, committed, applied and compared; random access to one file of the
+# image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
+# while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
+# time. A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
+# Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree or
+# kills.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
 bin=
+only=
 while (($#)); do
   case $1 in
     --minutes) minutes=$2; shift 2 ;;
     --bin) bin=$2; shift 2 ;;
-    *) sed -n '4,13s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
+    --only) only=$2; shift 2 ;;
+    *) sed -n '4,19s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
   esac
 done
 if [[ -z $bin ]]; then
@@ -45,16 +51,39 @@ cd "$root/tests/integration"
 /usr/bin/python3 images.py "$DISMD_TEST_IMAGES"
 export DISMD_EDIT_SEED=${DISMD_EDIT_SEED:-random}
 
-echo "--- random edits of a tree, $minutes minutes"
-end=$((SECONDS + minutes * 60)) rounds=0
-while ((SECONDS < end)); do
-  DISMD_EDIT_OPERATIONS=1000 /usr/bin/python3 edit_property_test.py TreeTest.test_edits_commits_and_applies
-  rounds=$((rounds + 1))
-done
-echo "$rounds rounds without a difference"
 
-for name in test_file_of_the_image test_new_file; do
-  echo "--- random access to one file ($name), $minutes minutes"
-  DISMD_EDIT_SECONDS=$((minutes * 60)) /usr/bin/python3 edit_property_test.py "OneFileTest.$name"
+wanted() { [[ -z $only || $only == "$1" ]]; }
+
+if wanted edits; then
+  echo "--- random edits of a tree, $minutes minutes"
+  end=$((SECONDS + minutes * 60)) rounds=0
+  while ((SECONDS < end)); do
+    DISMD_EDIT_OPERATIONS=1000 /usr/bin/python3 edit_property_test.py TreeTest.test_edits_commits_and_applies
+    rounds=$((rounds + 1))
+  done
+  echo "$rounds rounds without a difference"
+fi
+
+if wanted file; then
+  for name in test_file_of_the_image test_new_file; do
+    echo "--- random access to one file ($name), $minutes minutes"
+    DISMD_EDIT_SECONDS=$((minutes * 60)) /usr/bin/python3 edit_property_test.py "OneFileTest.$name"
+  done
+fi
+
+for name in fio stress; do
+  wanted $name || continue
+  echo "--- $name, $minutes minutes"
+  DISMD_SOAK_SECONDS=$((minutes * 60)) /usr/bin/python3 soak_test.py "SoakTest.test_$name"
 done
+
+if wanted tree; then
+  echo "--- random edits by four processes, workers killed, $minutes minutes"
+  DISMD_KILL_SECONDS=$((minutes * 60)) DISMD_KILL_PAUSE=30 /usr/bin/python3 recovery_test.py KilledWorkerTreeTest
+fi
+
+if wanted kills; then
+  echo "--- every kind of operation, workers killed all the time, $minutes minutes"
+  DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 recovery_test.py KilledWorkerTest.test_every_operation
+fi
 echo "--- all done"

@@ -3,7 +3,8 @@
 """kill -9 of the processes under mounts that are at work in every kind of operation (rw/load.py): no program sees an
 error, and nothing that was acknowledged is lost or done twice.
 
-Environment: DISMD_KILL_SECONDS (how long workers are killed, default 15).
+Environment: DISMD_KILL_SECONDS (how long workers are killed, default 15), DISMD_KILL_PAUSE (seconds between kills under
+random edits, default 2), DISMD_EDIT_SEED (of these).
 """
 
 import contextlib
@@ -26,6 +27,9 @@ import load
 SECONDS = float(os.environ.get("DISMD_KILL_SECONDS", "15"))
 KILLS_A_MINUTE = 50  # at least
 LOAD = load.__file__
+EDIT_PROGRAM = os.path.join(os.path.dirname(LOAD), "edit_program.py")
+SEED = os.environ.get("DISMD_EDIT_SEED", "20261122")
+TREE_PAUSE = float(os.environ.get("DISMD_KILL_PAUSE", "2"))
 STEP_SECONDS = 60  # within which each program gets on, whatever is killed
 
 
@@ -153,6 +157,79 @@ class KilledWorkerTest(KillTestCase):
         self.end()
         self.client.unmount(self.root)
         self.assert_nothing_left(self.root)
+
+
+class KilledWorkerTreeTest(KillTestCase):
+    """In the manner of fsstress: processes that do anything to a tree, and a model of it (edit_model.py)."""
+
+    PROCESSES = 4
+
+    def start(self, number, seed):
+        directory, model = f"{self.root}/part-{number}", os.path.join(self.directory, f"model-{number}")
+        os.mkdir(model)
+        process = subprocess.Popen([sys.executable, EDIT_PROGRAM, directory, model, str(seed + number)],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        for end in (process.stdin, process.stdout, process.stderr):
+            self.addCleanup(end.close)
+        return process
+
+    def order(self, processes_, what):
+        for process in processes_:
+            process.stdin.write(what + "\n")
+            process.stdin.flush()
+
+    def answers(self, processes_):
+        """One line of each; what they wrote of an error, where one has ended."""
+        lines = [process.stdout.readline().strip() for process in processes_]
+        self.assertEqual([process.stderr.read() for process, line in zip(processes_, lines) if not line], [])
+        return lines
+
+    def test_random_edits(self):
+        seed = random.randrange(1 << 31) if SEED == "random" else int(SEED)
+        print(f"DISMD_EDIT_SEED={seed}", flush=True)
+        wim = self.own_image("ntfs-lzx.wim")
+        self.mount_rw(wim)
+        # Each has some of the image's own files.
+        parts = [f"{self.root}/part-{number}" for number in range(self.PROCESSES)]
+        names = sorted(name for name in os.listdir(self.root) if name not in ("links", "Windows"))
+        for part in parts:
+            os.mkdir(part)
+        for number, name in enumerate(names):
+            os.rename(f"{self.root}/{name}", f"{parts[number % self.PROCESSES]}/{name}")
+        editors = [self.start(number, seed) for number in range(self.PROCESSES)]
+        self.programs = [Editor(process) for process in editors]  # for abort
+        self.order(editors, "compare")
+        self.assertEqual(self.answers(editors), ["same"] * self.PROCESSES)
+        self.order(editors, f"run {SECONDS}")
+        kills = self.kill_for(SECONDS, self.root, lambda: TREE_PAUSE)
+        print(f"{sum(map(int, self.answers(editors)))} operations, {kills} kills")
+        self.compare(editors)
+        self.commit()
+        self.compare(editors)
+        self.unmount("COMMIT")
+        subprocess.run(["wimverify", wim], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.client.mount(wim, self.root)
+        self.compare(editors)
+        self.programs = []
+        self.client.unmount(self.root)
+
+    def compare(self, editors):
+        self.order(editors, "compare")
+        self.assertEqual(self.answers(editors), ["same"] * self.PROCESSES)
+
+
+class Editor:
+    """As a Program, for KillTestCase."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def failed(self):
+        return self.process.poll() is not None
+
+    kind = "editor"
 
 
 if __name__ == "__main__":
