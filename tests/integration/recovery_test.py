@@ -30,6 +30,7 @@ LOAD = load.__file__
 EDIT_PROGRAM = os.path.join(os.path.dirname(LOAD), "edit_program.py")
 SEED = os.environ.get("DISMD_EDIT_SEED", "20261122")
 TREE_PAUSE = float(os.environ.get("DISMD_KILL_PAUSE", "2"))
+FRUITLESS = 3  # deaths in a row that the broker has patience with, and more
 STEP_SECONDS = 60  # within which each program gets on, whatever is killed
 
 
@@ -98,8 +99,10 @@ class KillTestCase(SeamTestCase):
         return self.client.get_mount(root).get("worker_pid", 0)
 
     def kill_for(self, seconds, root, pause):
-        """Kills the worker, and each that replaces it after `pause()` seconds; returns how many."""
-        kills, start = 0, time.monotonic()
+        """Kills the worker, and each that replaces it after `pause()` seconds; returns how many.
+
+        Several that have answered nothing would be the mount's end: a few in a row are not given the time."""
+        kills, start, in_a_row = 0, time.monotonic(), 0
         while time.monotonic() < start + seconds and not self.failures():
             worker = self.worker(root)
             if worker:
@@ -111,7 +114,19 @@ class KillTestCase(SeamTestCase):
             except AssertionError:
                 raise AssertionError(f"no replacement for {worker}: {processes.threads(worker)}") from None
             time.sleep(pause())
+            in_a_row += 1
+            if in_a_row >= FRUITLESS:
+                self.await_progress()
+                in_a_row = 0
         return kills
+
+    def await_progress(self):
+        """Something was answered."""
+        if not hasattr(self.programs[0], "steps"):
+            return
+        before = sum(program.steps for program in self.programs)
+        wait_until(lambda: self.failures() or sum(program.steps for program in self.programs) > before + len(self.programs),
+                   STEP_SECONDS, "work to go on")
 
     def assert_all_go_on(self):
         before = [program.steps for program in self.programs]
