@@ -78,6 +78,7 @@ class Invalidator {
       : notify_(std::move(notify)), thread_(thread), table_(table) {}
 
   void Attributes(NodeId node) { Post(node, "", Note(node, "", 0)); }
+  void Content(NodeId node) { Post(node, "", Note(node, "", kContent), /*content=*/true); }
 
   // Whether the kernel may still have a name that was the node's and is not any more.
   bool MayHaveStaleNameOf(NodeId node) {
@@ -89,9 +90,9 @@ class Invalidator {
   // Tells what a process that died has left.
   void TellWhatWasLeft() {
     absl::MutexLock lock(&mutex_);
-    for (InflightTable::Notice& left : table_->notices()) Post(left.node, std::move(left.name), left.index, left.target == kContent);
+    for (InflightTable::Notice& left : table_->notices())
+      Post(left.node, std::move(left.name), left.index, left.target == kContent);
   }
-  void Content(NodeId node) { Post(node, "", Note(node, "", kContent), /*content=*/true); }
 
  private:
   // The target of a notice of a node's pages.
