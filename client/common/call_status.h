@@ -6,14 +6,11 @@
 #ifndef CLIENT_COMMON_CALL_STATUS_H_
 #define CLIENT_COMMON_CALL_STATUS_H_
 
+#include <map>
 #include <string>
 #include <utility>
 
 #include "dismd/v1/errors.pb.h"
-
-namespace grpc {
-class Status;
-}
 
 namespace dismd {
 
@@ -36,8 +33,8 @@ class CallStatus {
   CallStatus(Code code, v1::Reason reason, std::string message)
       : code_(code), reason_(reason), message_(std::move(message)) {}
 
-  // Reads the ErrorReason out of the "grpc-status-details-bin" trailer.
-  static CallStatus FromGrpc(const grpc::Status& status);
+  // Of a gRPC call's trailers: grpc-status, grpc-message, and the ErrorReason out of grpc-status-details-bin.
+  static CallStatus FromTrailers(const std::map<std::string, std::string>& trailers);
 
   bool ok() const { return code_ == Code::kOk; }
   Code code() const { return code_; }

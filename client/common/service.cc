@@ -2,22 +2,25 @@
 
 #include "client/common/service.h"
 
-#include <ctype.h>
-#include <signal.h>
-#include <string.h>
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <memory>
+#include <chrono>
+#include <limits>
+#include <optional>
 #include <utility>
-#include <vector>
 
 #include "client/common/address.h"
-#include "client/common/stream_call.h"
-#include "dismd/v1/dismd.grpc.pb.h"
+#include "client/common/rpc_connection.h"
 
 namespace dismd {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // A service lists its mounts at once; opening an image waits for the file system that it lies on, which the service
 // bounds itself.
@@ -31,206 +34,236 @@ constexpr auto kFirstSnapshotPatience = std::chrono::seconds(5);
 constexpr auto kCancelPatience = std::chrono::seconds(30);
 // A commit past its point of no return still has a sync to wait for, on whatever disk that is.
 constexpr auto kCommitCancelPatience = std::chrono::minutes(10);
-constexpr int kMaxMessageBytes = 64 << 20;
 
-// Blocks all signals in this scope: threads that gRPC starts in it inherit the mask, and the program's signal handlers
-// then run on the program's own threads only.
-class SignalBlock {
- public:
-  SignalBlock() {
-    sigset_t all;
-    sigfillset(&all);
-    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_BLOCK, &all, &before_);
-  }
-  ~SignalBlock() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+// Of one process; further calls wait for one of these to end. The service takes 128 of a user.
+constexpr unsigned kMaxConnections = 64;
+// Kept for the next calls.
+constexpr size_t kMaxIdleConnections = 4;
+// How often a service that has too many connections waiting is tried.
+constexpr auto kConnectPatience = std::chrono::seconds(10);
+constexpr auto kConnectPause = std::chrono::milliseconds(5);
 
- private:
-  sigset_t before_;
-};
+// The process that calls the service. Set by its first call.
+std::atomic<pid_t> calling_process{0};
 
-// A gRPC target is a URI: everything beyond the plainest characters is escaped.
-std::string TargetFor(const std::string& socket_path) {
-  constexpr char kHex[] = "0123456789ABCDEF";
-  std::string target = "unix:";
-  for (unsigned char c : socket_path) {
-    if (isalnum(c) || strchr("/-._~", c) != nullptr) {
-      target += static_cast<char>(c);
-    } else {
-      target += {'%', kHex[c >> 4], kHex[c & 15]};
-    }
-  }
-  return target;
-}
-
-// The process in which gRPC was first used.
-std::atomic<pid_t> grpc_process{0};
-
-bool IsForkedChild() {
-  pid_t expected = 0;
-  return !grpc_process.compare_exchange_strong(expected, getpid()) && expected != getpid();
-}
-
-// Calls that ended with nobody waiting for them. A call holds its channel, and whoever lets go of a channel last ends
-// gRPC's threads and waits for them: on one of these threads, where such a call's callback runs, that destroys what the
-// thread still uses. So the callback leaves the call here, and a thread of the program's frees it.
-class EndedCalls {
- public:
-  static EndedCalls& Get() {
-    static EndedCalls* const calls = new EndedCalls;  // for as long as gRPC's threads
-    return *calls;
-  }
-  void Add(std::shared_ptr<void> call) {
-    absl::MutexLock lock(&mutex_);
-    calls_.push_back(std::move(call));
-  }
-  void Free() {
-    std::vector<std::shared_ptr<void>> calls;  // destroyed without the lock
-    absl::MutexLock lock(&mutex_);
-    calls.swap(calls_);
-  }
-
- private:
-  absl::Mutex mutex_;
-  std::vector<std::shared_ptr<void>> calls_ ABSL_GUARDED_BY(mutex_);
-};
+// Whether this thread is in a call, and calls again from its callback.
+thread_local int calls_of_this_thread = 0;
 
 CallStatus OutOfDescriptors() {
   return CallStatus(Code::kResourceExhausted, v1::OUT_OF_RESOURCES,
                     "this process has no file descriptor left; close some or raise its limit (RLIMIT_NOFILE)");
 }
 
+enum class Event { kReady, kCancelled, kTimedOut };
+
+// Sleeps until the descriptor is ready, `cancel` (may be null) is signalled or the deadline has come.
+Event Wait(int fd, short events, CancelSource* cancel, std::optional<Clock::time_point> deadline) {
+  for (;;) {
+    pollfd fds[2] = {{fd, events, 0}, {cancel != nullptr ? cancel->fd() : -1, POLLIN, 0}};
+    int timeout = -1;
+    if (deadline) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now()).count();
+      timeout = static_cast<int>(std::clamp<int64_t>(left, 0, std::numeric_limits<int>::max()));
+    }
+    const int ready = poll(fds, 2, timeout);
+    if (ready == 0) return Event::kTimedOut;
+    if (ready < 0) continue;  // EINTR: a signal handler may have made the cancel source readable
+    // The cancel source first: under a flood of messages it must not starve.
+    if (fds[1].revents != 0 && cancel->Take()) return Event::kCancelled;
+    if (fds[0].revents != 0) return Event::kReady;
+  }
+}
+
 }  // namespace
+
+bool IsForkedChild() {
+  const pid_t process = calling_process.load(std::memory_order_relaxed);
+  return process != 0 && process != getpid();
+}
 
 struct Service::Connection {
   std::string socket_path;
   uid_t uid;
   gid_t gid;
-  std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<v1::Dismd::Stub> stub;
+  std::unique_ptr<RpcConnection> rpc;
 
   // What a failed call means to the caller.
-  CallStatus Translate(const grpc::Status& status) const {
-    CallStatus result = CallStatus::FromGrpc(status);
-    if (result.reason() != v1::REASON_UNSPECIFIED || result.code() != Code::kUnavailable) return result;
+  CallStatus Translate(const CallStatus& status) const {
+    if (status.reason() != v1::REASON_UNSPECIFIED || status.code() != Code::kUnavailable) return status;
     return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED, DescribeUnreachable(socket_path));
   }
 };
 
-Service::Service(std::string address) : address_(std::move(address)) {}
-Service::~Service() { EndedCalls::Get().Free(); }
+// A connection for one call. It goes back to be used again where the call has come to its end on it.
+class Service::Lease {
+ public:
+  explicit Lease(Service* service) : service_(service) { ++calls_of_this_thread; }
+  ~Lease() {
+    --calls_of_this_thread;
+    if (connection_ != nullptr && call_ != nullptr && call_->ended) {
+      connection_->rpc->Forget(call_);
+      service_->GiveBack(std::move(connection_));
+    }
+    connection_.reset();  // ends what still runs on it
+    if (has_slot_) eventfd_write(service_->slots_.get(), 1);
+  }
 
-std::shared_ptr<Service::Connection> Service::Connect(CallStatus* status) {
+  CallStatus Connect(CancelSource* cancel) {
+    // Calls from within callbacks do not wait for a place: those that hold the places may be waiting for them.
+    if (calls_of_this_thread == 1) {
+      CallStatus status = TakeSlot(cancel);
+      if (!status.ok()) return status;
+    }
+    return service_->Connect(cancel, &connection_);
+  }
+
+  RpcCall* Begin(const char* method, const google::protobuf::MessageLite& request) {
+    return call_ = connection_->rpc->Begin(std::string("/dismd.v1.Dismd/") + method, request);
+  }
+
+  Event WaitAndPump(CancelSource* cancel, std::optional<Clock::time_point> deadline) {
+    const Event event = Wait(connection_->rpc->fd(), connection_->rpc->events(), cancel, deadline);
+    if (event != Event::kTimedOut) connection_->rpc->Pump();
+    return event;
+  }
+
+  Connection* operator->() { return connection_.get(); }
+
+ private:
+  CallStatus TakeSlot(CancelSource* cancel) {
+    if (!service_->slots_.valid()) return OutOfDescriptors();
+    eventfd_t one;
+    while (eventfd_read(service_->slots_.get(), &one) != 0) {
+      if (Wait(service_->slots_.get(), POLLIN, cancel, std::nullopt) == Event::kCancelled) {
+        return CancelledStatus("cancelled before it was begun");
+      }
+    }
+    has_slot_ = true;
+    return CallStatus();
+  }
+
+  Service* const service_;
+  bool has_slot_ = false;
+  std::unique_ptr<Connection> connection_;
+  RpcCall* call_ = nullptr;
+};
+
+Service::Service(std::string address)
+    : address_(std::move(address)), slots_(eventfd(kMaxConnections, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+Service::~Service() = default;
+
+std::unique_ptr<Service::Connection> Service::TakeIdle(const std::string& socket_path) {
+  for (;;) {
+    std::unique_ptr<Connection> connection;
+    {
+      MutexLock lock(&mutex_);
+      if (idle_.empty()) return nullptr;
+      connection = std::move(idle_.back());
+      idle_.pop_back();
+    }
+    // The service takes the identity of whoever connected: after a change of user the old connection must not be used.
+    if (connection->socket_path == socket_path && connection->uid == geteuid() && connection->gid == getegid() &&
+        connection->rpc->Usable()) {
+      return connection;
+    }
+  }
+}
+
+void Service::GiveBack(std::unique_ptr<Connection> connection) {
+  if (!connection->rpc->Usable()) return;
+  MutexLock lock(&mutex_);
+  if (idle_.size() < kMaxIdleConnections) idle_.push_back(std::move(connection));
+}
+
+CallStatus Service::Connect(CancelSource* cancel, std::unique_ptr<Connection>* connection) {
   const std::string socket_path = SocketPath(address_);
   if (socket_path.empty()) {
-    *status = CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED, DescribeUnreachable(socket_path));
-    return nullptr;
+    return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED, DescribeUnreachable(socket_path));
   }
-  if (IsForkedChild()) {
-    *status = CallStatus(Code::kInternal, v1::REASON_UNSPECIFIED,
-                         "this process was forked from one that already used the service; a child must exec first");
-    return nullptr;
+  if (IsForkedChild()) return ForkedChildStatus();
+  calling_process.store(getpid(), std::memory_order_relaxed);
+  if ((*connection = TakeIdle(socket_path)) != nullptr) return CallStatus();
+  const auto deadline = Clock::now() + kConnectPatience;
+  for (;;) {
+    int error = 0;
+    auto made = std::make_unique<Connection>();
+    made->uid = geteuid();
+    made->gid = getegid();
+    made->rpc = RpcConnection::Open(socket_path, &error);
+    if (made->rpc != nullptr) {
+      made->socket_path = socket_path;
+      *connection = std::move(made);
+      return CallStatus();
+    }
+    if (error == EMFILE || error == ENFILE) return OutOfDescriptors();
+    if (error != EAGAIN || Clock::now() > deadline) {
+      return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED, DescribeUnreachable(socket_path));
+    }
+    if (Wait(-1, 0, cancel, Clock::now() + kConnectPause) == Event::kCancelled) {
+      return CancelledStatus("cancelled before it was begun");
+    }
   }
-  EndedCalls::Get().Free();
-  absl::MutexLock lock(&mutex_);
-  // The service takes the identity of whoever connected: after a change of user the old connection must not be used.
-  if (connection_ != nullptr && connection_->socket_path == socket_path && connection_->uid == geteuid() &&
-      connection_->gid == getegid()) {
-    grpc_connectivity_state state = connection_->channel->GetState(false);
-    if (state != GRPC_CHANNEL_TRANSIENT_FAILURE && state != GRPC_CHANNEL_SHUTDOWN) return connection_;
-  }
-  SignalBlock block;
-  grpc::ChannelArguments arguments;
-  // Subchannels of one address are shared in the whole process otherwise: with their back-off, and with their user.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  connection_ = std::make_shared<Connection>();
-  connection_->socket_path = socket_path;
-  connection_->uid = geteuid();
-  connection_->gid = getegid();
-  connection_->channel =
-      grpc::CreateCustomChannel(TargetFor(socket_path), grpc::InsecureChannelCredentials(), arguments);
-  connection_->stub = v1::Dismd::NewStub(connection_->channel);
-  return connection_;
 }
 
 namespace {
 
-// Sends CancelOperation and does not wait for the answer: the operation's own stream tells the outcome.
-void SendCancel(v1::Dismd::Stub* stub, std::shared_ptr<void> connection, const std::string& operation_id) {
-  struct Call {
-    grpc::ClientContext context;
-    v1::CancelOperationRequest request;
-    v1::CancelOperationResponse response;
-    std::shared_ptr<void> connection;
-  };
-  auto call = std::make_shared<Call>();
-  call->connection = std::move(connection);
-  call->request.set_operation_id(operation_id);
-  call->context.set_deadline(std::chrono::system_clock::now() + kCancelPatience);
-  SignalBlock block;
-  Call& sent = *call;
-  stub->async()->CancelOperation(
-      &sent.context, &sent.request, &sent.response,
-      [call = std::move(call)](grpc::Status) mutable { EndedCalls::Get().Add(std::move(call)); });
+// The last of the messages that have come; the others are dropped.
+template <typename Response>
+bool TakeLatest(RpcCall* call, Response* response) {
+  if (call->messages.empty()) return false;
+  const bool parsed = response->ParseFromString(call->messages.back());
+  call->messages.clear();
+  return parsed;
 }
 
 }  // namespace
 
-template <typename Response, typename StartCall>
-CallStatus Service::RunOperation(const OperationOptions& options, Abandoned abandoned, StartCall start_call,
-                                 v1::Operation* outcome) {
+template <typename Response>
+CallStatus Service::RunOperation(const char* method, const google::protobuf::MessageLite& request,
+                                 const OperationOptions& options, Abandoned abandoned, v1::Operation* outcome) {
   if (options.cancel != nullptr && options.cancel->Take()) return CancelledStatus("cancelled before it was begun");
-  CallStatus status;
-  std::shared_ptr<Connection> connection = Connect(&status);
-  if (connection == nullptr) return status;
-  Wake wake;
-  if (!wake.valid()) return OutOfDescriptors();
+  Lease connection(this);
+  CallStatus status = connection.Connect(options.cancel);
+  if (!status.ok()) return status;
+  RpcCall* const call = connection.Begin(method, request);
 
-  ServerStream<Response> stream(&wake, ServerStream<Response>::Keep::kLatest);
-  {
-    SignalBlock block;
-    start_call(connection->stub.get(), &stream);
-    stream.Start();
-  }
-  bool cancel_wanted = false, cancel_sent = false, given_up = false;
-  std::optional<Wake::Clock::time_point> deadline;
-  std::optional<grpc::Status> end;
-  while (!end) {
-    switch (wake.Wait(cancel_wanted ? nullptr : options.cancel, deadline)) {
-      case Wake::Event::kWoken: break;
-      case Wake::Event::kCancelled:
-        cancel_wanted = true;
-        deadline = Wake::Clock::now() + kFirstSnapshotPatience;
-        break;
-      case Wake::Event::kTimedOut:
-        given_up = true;
-        deadline.reset();
-        stream.context()->TryCancel();
-        break;
+  bool cancel_wanted = false;
+  RpcCall* cancellation = nullptr;
+  std::optional<Clock::time_point> deadline;
+  for (;;) {
+    Response message;
+    if (TakeLatest(call, &message)) {
+      *outcome = std::move(*message.mutable_operation());
+      if (options.on_snapshot) options.on_snapshot(*outcome);
     }
-    if (std::optional<Response> message = stream.Take(&end)) {
-      *outcome = std::move(*message->mutable_operation());
-      if (options.on_snapshot && !given_up) options.on_snapshot(*outcome);
-    }
-    // Not TryCancel: it would end the stream here at once, whatever becomes of the operation there.
-    if (cancel_wanted && !cancel_sent && !end && !outcome->operation_id().empty()) {
-      SendCancel(connection->stub.get(), connection, outcome->operation_id());
-      cancel_sent = true;
-      deadline = Wake::Clock::now();
+    // Not by ending the call: that would end it here at once, whatever becomes of the operation there.
+    if (cancel_wanted && cancellation == nullptr && !call->ended && !outcome->operation_id().empty()) {
+      v1::CancelOperationRequest cancel_request;
+      cancel_request.set_operation_id(outcome->operation_id());
+      cancellation = connection->rpc->Begin("/dismd.v1.Dismd/CancelOperation", cancel_request);
+      deadline = Clock::now();
       *deadline += abandoned == Abandoned::kIsCancelled ? kCancelPatience : kCommitCancelPatience;
     }
+    if (!call->messages.empty()) continue;
+    if (call->ended) break;
+    const Event event = connection.WaitAndPump(cancel_wanted ? nullptr : options.cancel, deadline);
+    if (event == Event::kCancelled) {
+      cancel_wanted = true;
+      deadline = Clock::now() + kFirstSnapshotPatience;
+    } else if (event == Event::kTimedOut) {
+      // The connection goes with the lease, which cancels a mount as well.
+      if (abandoned == Abandoned::kIsCancelled) {
+        return CancelledStatus("cancelled, but the service did not say in time that it is done; see dismctl list");
+      }
+      return CallStatus(Code::kDeadlineExceeded, v1::REASON_UNSPECIFIED,
+                        "the service was asked to cancel operation " + outcome->operation_id() +
+                            " and did not say in time what became of it; it may still go on: see dismctl list");
+    }
   }
-  if (given_up && abandoned == Abandoned::kIsCancelled) {
-    return CancelledStatus("cancelled, but the service did not say in time that it is done; see dismctl list");
-  }
-  if (given_up) {
-    return CallStatus(Code::kDeadlineExceeded, v1::REASON_UNSPECIFIED,
-                      "the service was asked to cancel operation " + outcome->operation_id() +
-                          " and did not say in time what became of it; it may still go on: see dismctl list");
-  }
-  if (!end->ok()) {
-    status = connection->Translate(*end);
+  if (cancellation != nullptr) connection->rpc->Forget(cancellation);
+  if (!call->status.ok()) {
+    status = connection->Translate(call->status);
     if (status.unavailable() && status.reason() == v1::REASON_UNSPECIFIED && !outcome->operation_id().empty()) {
       return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED,
                         "the connection to the dismd service was lost in the middle of operation " +
@@ -244,131 +277,94 @@ CallStatus Service::RunOperation(const OperationOptions& options, Abandoned aban
   return CallStatus();
 }
 
-template <typename Response, typename StartCall>
-CallStatus Service::RunUnary(CancelSource* cancel, int deadline_seconds, StartCall start_call, Response* response) {
-  CallStatus status;
-  std::shared_ptr<Connection> connection = Connect(&status);
-  if (connection == nullptr) return status;
-  Wake wake;
-  if (!wake.valid()) return OutOfDescriptors();
-  UnaryCall call(&wake);
-  call.context()->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(deadline_seconds));
-  {
-    SignalBlock block;
-    start_call(connection->stub.get(), &call, response);
+template <typename Response>
+CallStatus Service::RunUnary(const char* method, const google::protobuf::MessageLite& request, CancelSource* cancel,
+                             int deadline_seconds, Response* response) {
+  Lease connection(this);
+  CallStatus status = connection.Connect(cancel);
+  if (!status.ok()) return status;
+  const auto deadline = Clock::now() + std::chrono::seconds(deadline_seconds);
+  RpcCall* const call = connection.Begin(method, request);
+  while (!call->ended) {
+    switch (connection.WaitAndPump(cancel, deadline)) {
+      case Event::kReady: break;
+      // Nothing changes in the service by a question: it may just be dropped.
+      case Event::kCancelled: return CancelledStatus("cancelled");
+      case Event::kTimedOut:
+        return CallStatus(Code::kDeadlineExceeded, v1::REASON_UNSPECIFIED,
+                          "the service did not answer within " + std::to_string(deadline_seconds) + " s");
+    }
   }
-  for (;;) {
-    if (std::optional<grpc::Status> result = call.Result()) return connection->Translate(*result);
-    // Nothing changes in the service by a question: it may just be dropped.
-    if (wake.Wait(cancel, std::nullopt) == Wake::Event::kCancelled) return CancelledStatus("cancelled");
-  }
+  if (!call->status.ok()) return connection->Translate(call->status);
+  if (TakeLatest(call, response)) return CallStatus();
+  return CallStatus(Code::kInternal, v1::REASON_UNSPECIFIED, "the service's answer makes no sense");
 }
 
 CallStatus Service::MountImage(const v1::MountImageRequest& request, const OperationOptions& options,
                                v1::Operation* outcome) {
-  return RunOperation<v1::MountImageResponse>(
-      options, Abandoned::kIsCancelled,
-      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->MountImage(stream->context(), &request, stream); },
-      outcome);
+  return RunOperation<v1::MountImageResponse>("MountImage", request, options, Abandoned::kIsCancelled, outcome);
 }
 
 CallStatus Service::UnmountImage(const v1::UnmountImageRequest& request, const OperationOptions& options,
                                  v1::Operation* outcome) {
   return RunOperation<v1::UnmountImageResponse>(
-      options, request.changes() == v1::CHANGES_COMMIT ? Abandoned::kOutcomeUnknown : Abandoned::kIsCancelled,
-      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->UnmountImage(stream->context(), &request, stream); },
-      outcome);
+      "UnmountImage", request, options,
+      request.changes() == v1::CHANGES_COMMIT ? Abandoned::kOutcomeUnknown : Abandoned::kIsCancelled, outcome);
 }
 
 CallStatus Service::CommitImage(const v1::CommitImageRequest& request, const OperationOptions& options,
                                 v1::Operation* outcome) {
-  return RunOperation<v1::CommitImageResponse>(
-      options, Abandoned::kOutcomeUnknown,
-      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->CommitImage(stream->context(), &request, stream); },
-      outcome);
+  return RunOperation<v1::CommitImageResponse>("CommitImage", request, options, Abandoned::kOutcomeUnknown, outcome);
 }
 
 CallStatus Service::RemountImage(const v1::RemountImageRequest& request, const OperationOptions& options,
                                  v1::Operation* outcome) {
-  return RunOperation<v1::RemountImageResponse>(
-      options, Abandoned::kIsCancelled,
-      [&](v1::Dismd::Stub* stub, auto* stream) { stub->async()->RemountImage(stream->context(), &request, stream); },
-      outcome);
+  return RunOperation<v1::RemountImageResponse>("RemountImage", request, options, Abandoned::kIsCancelled, outcome);
 }
 
 CallStatus Service::GetImageInfo(const v1::GetImageInfoRequest& request, CancelSource* cancel,
                                  v1::GetImageInfoResponse* response) {
-  return RunUnary(
-      cancel, kImageInfoSeconds,
-      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::GetImageInfoResponse* out) {
-        stub->async()->GetImageInfo(call->context(), &request, out, call->Callback());
-      },
-      response);
+  return RunUnary("GetImageInfo", request, cancel, kImageInfoSeconds, response);
 }
 
 CallStatus Service::ListMounts(CancelSource* cancel, v1::ListMountsResponse* response) {
   const v1::ListMountsRequest request;
-  return RunUnary(
-      cancel, kAnswerSeconds,
-      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::ListMountsResponse* out) {
-        stub->async()->ListMounts(call->context(), &request, out, call->Callback());
-      },
-      response);
+  return RunUnary("ListMounts", request, cancel, kAnswerSeconds, response);
 }
 
 CallStatus Service::GetMount(const v1::GetMountRequest& request, CancelSource* cancel, v1::GetMountResponse* response) {
-  return RunUnary(
-      cancel, kAnswerSeconds,
-      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::GetMountResponse* out) {
-        stub->async()->GetMount(call->context(), &request, out, call->Callback());
-      },
-      response);
+  return RunUnary("GetMount", request, cancel, kAnswerSeconds, response);
 }
 
 CallStatus Service::CleanupMountpoints(const v1::CleanupMountpointsRequest& request, CancelSource* cancel,
                                        v1::CleanupMountpointsResponse* response) {
-  return RunUnary(
-      cancel, kCleanupSeconds,
-      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::CleanupMountpointsResponse* out) {
-        stub->async()->CleanupMountpoints(call->context(), &request, out, call->Callback());
-      },
-      response);
+  return RunUnary("CleanupMountpoints", request, cancel, kCleanupSeconds, response);
 }
 
 CallStatus Service::GetServerInfo(CancelSource* cancel, v1::GetServerInfoResponse* response) {
   const v1::GetServerInfoRequest request;
-  return RunUnary(
-      cancel, kAnswerSeconds,
-      [&](v1::Dismd::Stub* stub, UnaryCall* call, v1::GetServerInfoResponse* out) {
-        stub->async()->GetServerInfo(call->context(), &request, out, call->Callback());
-      },
-      response);
+  return RunUnary("GetServerInfo", request, cancel, kAnswerSeconds, response);
 }
 
 CallStatus Service::WatchMounts(CancelSource* cancel,
                                 const std::function<void(const v1::WatchMountsResponse&)>& on_event) {
-  CallStatus status;
-  std::shared_ptr<Connection> connection = Connect(&status);
-  if (connection == nullptr) return status;
-  Wake wake;
-  if (!wake.valid()) return OutOfDescriptors();
-  const v1::WatchMountsRequest request;
-  using Stream = ServerStream<v1::WatchMountsResponse>;
-  Stream stream(&wake, Stream::Keep::kEvery);
-  {
-    SignalBlock block;
-    connection->stub->async()->WatchMounts(stream.context(), &request, &stream);
-    stream.Start();
+  Lease connection(this);
+  CallStatus status = connection.Connect(cancel);
+  if (!status.ok()) return status;
+  RpcCall* const call = connection.Begin("WatchMounts", v1::WatchMountsRequest());
+  for (;;) {
+    while (!call->messages.empty()) {
+      v1::WatchMountsResponse response;
+      if (response.ParseFromString(call->messages.front())) on_event(response);
+      call->messages.pop_front();
+    }
+    if (call->ended) break;
+    if (connection.WaitAndPump(cancel, std::nullopt) == Event::kCancelled) return CallStatus();
   }
-  std::optional<grpc::Status> end;
-  while (!end) {
-    if (wake.Wait(cancel, std::nullopt) == Wake::Event::kCancelled) return CallStatus();
-    while (std::optional<v1::WatchMountsResponse> message = stream.Take(&end)) on_event(*message);
-  }
-  if (end->ok()) {
+  if (call->status.ok()) {
     return CallStatus(Code::kUnavailable, v1::SHUTTING_DOWN, "the service ended the watch: it is stopping");
   }
-  return connection->Translate(*end);
+  return connection->Translate(call->status);
 }
 
 }  // namespace dismd

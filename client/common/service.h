@@ -2,13 +2,15 @@
 //
 // Service: the calls of dismd.v1.Dismd, made and waited for on the calling thread.
 //
-// gRPC's threads only carry messages: the caller sleeps in poll() until a message or its own cancel source wakes it, so
-// that progress is reported on its thread and a cancellation is acted on within a millisecond or two.
+// There are no threads but the callers': one sleeps in poll() until a message or its own cancel source wakes it, so
+// that progress is reported on its thread and a cancellation is acted on within a millisecond or two. While a callback
+// runs, nothing is read: the service keeps just the newest snapshot for who does not read.
 //
-// Thread safety: any number of threads may call at once; they share one connection. What a call is given (requests,
-// callbacks, cancel source) belongs to that call.
+// Thread safety: any number of threads may call at once, each on a connection of its own, which is kept for later
+// calls. What a call is given (requests, callbacks, cancel source) belongs to that call.
 //
-// fork: a child that does not exec cannot use gRPC again (its threads are gone); calls there fail and say so.
+// fork: a child must not read from its parent's connections, and calls of other threads are not in it; calls there fail
+// and say so, until it execs.
 
 #ifndef CLIENT_COMMON_SERVICE_H_
 #define CLIENT_COMMON_SERVICE_H_
@@ -16,10 +18,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "client/common/call_status.h"
+#include "client/common/mutex.h"
+#include "client/common/unique_fd.h"
 #include "dismd/v1/dismd.pb.h"
 
 namespace dismd {
@@ -74,22 +77,35 @@ class Service {
 
  private:
   struct Connection;
+  class Lease;
 
-  // The connection to use: a new one when there is none, when the last attempt failed (gRPC would otherwise wait before
-  // it tries again), or when the address or the process's user has changed. Null: `*status` says why.
-  std::shared_ptr<Connection> Connect(CallStatus* status);
   // What may be said of an operation that did not end in time after it was cancelled.
   enum class Abandoned { kIsCancelled, kOutcomeUnknown };
-  template <typename Response, typename StartCall>
-  CallStatus RunOperation(const OperationOptions& options, Abandoned abandoned, StartCall start_call,
-                          v1::Operation* outcome);
-  template <typename Response, typename StartCall>
-  CallStatus RunUnary(CancelSource* cancel, int deadline_seconds, StartCall start_call, Response* response);
+  template <typename Response>
+  CallStatus RunOperation(const char* method, const google::protobuf::MessageLite& request,
+                          const OperationOptions& options, Abandoned abandoned, v1::Operation* outcome);
+  template <typename Response>
+  CallStatus RunUnary(const char* method, const google::protobuf::MessageLite& request, CancelSource* cancel,
+                      int deadline_seconds, Response* response);
+
+  // A connection of nobody's: one that is idle, of the same address and user, or a new one.
+  CallStatus Connect(CancelSource* cancel, std::unique_ptr<Connection>* connection);
+  std::unique_ptr<Connection> TakeIdle(const std::string& socket_path);
+  void GiveBack(std::unique_ptr<Connection> connection);
 
   const std::string address_;
-  absl::Mutex mutex_;
-  std::shared_ptr<Connection> connection_ ABSL_GUARDED_BY(mutex_);
+  // A semaphore that can be polled: how many more connections there may be.
+  UniqueFd slots_;
+  Mutex mutex_;
+  std::vector<std::unique_ptr<Connection>> idle_ ABSL_GUARDED_BY(mutex_);
 };
+
+// Whether this process was forked from one that had called the service already.
+bool IsForkedChild();
+inline CallStatus ForkedChildStatus() {
+  return CallStatus(Code::kInternal, v1::REASON_UNSPECIFIED,
+                    "this process was forked from one that already used the service; a child must exec first");
+}
 
 }  // namespace dismd
 

@@ -9,8 +9,7 @@
 #include <new>
 #include <unordered_map>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "client/common/mutex.h"
 
 namespace dismd {
 namespace {
@@ -24,7 +23,7 @@ class EventTable {
   }
 
   HANDLE Add(std::shared_ptr<Event> event) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     HANDLE handle = reinterpret_cast<HANDLE>(next_);
     next_ += kHandleStep;
     events_[handle] = std::move(event);
@@ -32,14 +31,14 @@ class EventTable {
   }
 
   std::shared_ptr<Event> Find(HANDLE handle) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto found = events_.find(handle);
     return found == events_.end() ? nullptr : found->second;
   }
 
   bool Remove(HANDLE handle) {
     std::shared_ptr<Event> last;  // closed after the lock is gone
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto found = events_.find(handle);
     if (found == events_.end()) return false;
     last = std::move(found->second);
@@ -51,7 +50,7 @@ class EventTable {
   // Handles are multiples of 4 on Windows, and programs store marks in the low bits.
   static constexpr uintptr_t kHandleStep = 4;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   // Never reused: a stale handle does not hit a newer event.
   uintptr_t next_ ABSL_GUARDED_BY(mutex_) = kHandleStep;
   std::unordered_map<HANDLE, std::shared_ptr<Event>> events_ ABSL_GUARDED_BY(mutex_);

@@ -14,7 +14,7 @@ Library& Library::Instance() {
 }
 
 HRESULT Library::Initialize() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (service_ != nullptr) {
     return Fail(DISMAPI_E_DISMAPI_ALREADY_INITIALIZED, "DismInitialize was called before; call DismShutdown first");
   }
@@ -24,19 +24,19 @@ HRESULT Library::Initialize() {
 
 HRESULT Library::Shutdown() {
   std::shared_ptr<Service> last;  // let go of outside the lock: it may take down the connection
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!sessions_.empty()) return DISMAPI_E_OPEN_SESSION_HANDLES;
   last = std::exchange(service_, nullptr);
   return last == nullptr ? DISMAPI_E_DISMAPI_NOT_INITIALIZED : S_OK;
 }
 
 DismSession Library::AddSession(Session session) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return service_ == nullptr ? DISM_SESSION_DEFAULT : sessions_.Add(std::move(session));
 }
 
 std::shared_ptr<Service> Library::service() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return service_;
 }
 

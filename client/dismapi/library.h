@@ -11,8 +11,7 @@
 #include <new>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "client/common/mutex.h"
 #include "client/common/service.h"
 #include "client/dismapi/include/DismAPI.h"
 #include "client/dismapi/sessions.h"
@@ -38,7 +37,7 @@ class Library {
 
  private:
   Sessions sessions_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::shared_ptr<Service> service_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -9,15 +9,14 @@
 #include <string>
 #include <unordered_set>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "client/common/mutex.h"
 #include "client/common/unicode.h"
 
 namespace dismd {
 namespace {
 
 struct Registry {
-  absl::Mutex mutex;
+  Mutex mutex;
   std::unordered_set<void*> blocks ABSL_GUARDED_BY(mutex);
 };
 
@@ -53,7 +52,7 @@ void* ResultBlock::Release() {
     memcpy(block.get() + offset, &pointer, sizeof(pointer));
   }
   Registry& registry = Blocks();
-  absl::MutexLock lock(&registry.mutex);
+  MutexLock lock(&registry.mutex);
   registry.blocks.insert(block.get());
   return block.release();
 }
@@ -61,7 +60,7 @@ void* ResultBlock::Release() {
 bool DeleteResultBlock(void* block) {
   Registry& registry = Blocks();
   {
-    absl::MutexLock lock(&registry.mutex);
+    MutexLock lock(&registry.mutex);
     if (registry.blocks.erase(block) == 0) return false;
   }
   free(block);

@@ -46,14 +46,14 @@ Sessions::Use::~Use() {
 
 DismSession Sessions::Add(Session session) {
   std::string canonical = Canonical(session.path);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const DismSession id = next_++;
   entries_[id] = Entry{std::move(session), std::move(canonical)};
   return id;
 }
 
 std::optional<Sessions::Use> Sessions::Enter(DismSession id, HRESULT* error) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   auto found = entries_.find(id);
   if (found == entries_.end()) {
     *error = E_INVALIDARG;
@@ -69,38 +69,37 @@ std::optional<Sessions::Use> Sessions::Enter(DismSession id, HRESULT* error) {
 }
 
 void Sessions::Leave(DismSession id) {
-  absl::MutexLock lock(&mutex_);
-  --entries_.at(id).uses;
+  MutexLock lock(&mutex_);
+  if (--entries_.at(id).uses == 0) left_.notify_all();
 }
 
 HRESULT Sessions::Close(DismSession id) {
   const std::vector<DismSession>& used = UsedByThisThread();
   if (std::find(used.begin(), used.end(), id) != used.end()) return HRESULT_FROM_WIN32(ERROR_POSSIBLE_DEADLOCK);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   auto found = entries_.find(id);
   if (found == entries_.end() || found->second.closing) return DISMAPI_E_INVALID_DISM_SESSION;
   Entry* entry = &found->second;  // a map's entries stay where they are
   entry->closing = true;
-  mutex_.Await(absl::Condition(
-      +[](Entry* e) { return e->uses == 0; }, entry));
+  while (entry->uses > 0) left_.wait(mutex_);
   entries_.erase(id);
   return S_OK;
 }
 
 bool Sessions::OpenOn(const std::string& path) const {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (entries_.empty()) return false;
   }
   const std::string canonical = Canonical(path);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return std::any_of(entries_.begin(), entries_.end(), [&](const auto& item) {
     return item.second.session.path == path || item.second.canonical_path == canonical;
   });
 }
 
 bool Sessions::empty() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return entries_.empty();
 }
 

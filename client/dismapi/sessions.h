@@ -10,12 +10,12 @@
 #ifndef CLIENT_DISMAPI_SESSIONS_H_
 #define CLIENT_DISMAPI_SESSIONS_H_
 
+#include <condition_variable>
 #include <map>
 #include <optional>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "client/common/mutex.h"
 #include "client/dismapi/include/DismAPI.h"
 
 namespace dismd {
@@ -68,7 +68,8 @@ class Sessions {
 
   void Leave(DismSession id);
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
+  std::condition_variable_any left_;  // the last use of a session has ended
   // Never reused: a stale number does not hit a newer session.
   DismSession next_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<DismSession, Entry> entries_ ABSL_GUARDED_BY(mutex_);

@@ -392,7 +392,7 @@ TEST_F(DismApi, AThousandCallsLeaveNoThreadAndNoDescriptor) {
   calls(50);
   const size_t threads = EntriesOf("/proc/self/task"), fds = EntriesOf("/proc/self/fd");
   calls(1000);
-  // gRPC's pools breathe by a few threads, and let go of them in their own time; a leak would be hundreds, and stay.
+  // The test's own server has pools of threads that breathe by a few; a leak would be hundreds, and stay.
   EXPECT_TRUE(ComesDownTo("/proc/self/task", threads + 8));
   EXPECT_TRUE(ComesDownTo("/proc/self/fd", fds + 2));
 }
