@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <limits>
 #include <optional>
@@ -43,9 +42,6 @@ constexpr size_t kMaxIdleConnections = 4;
 constexpr auto kConnectPatience = std::chrono::seconds(10);
 constexpr auto kConnectPause = std::chrono::milliseconds(5);
 
-// The process that calls the service. Set by its first call.
-std::atomic<pid_t> calling_process{0};
-
 // Whether this thread is in a call, and calls again from its callback.
 thread_local int calls_of_this_thread = 0;
 
@@ -75,11 +71,6 @@ Event Wait(int fd, short events, CancelSource* cancel, std::optional<Clock::time
 }
 
 }  // namespace
-
-bool IsForkedChild() {
-  const pid_t process = calling_process.load(std::memory_order_relaxed);
-  return process != 0 && process != getpid();
-}
 
 struct Service::Connection {
   std::string socket_path;
@@ -181,8 +172,6 @@ CallStatus Service::Connect(CancelSource* cancel, std::unique_ptr<Connection>* c
   if (socket_path.empty()) {
     return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED, DescribeUnreachable(socket_path));
   }
-  if (IsForkedChild()) return ForkedChildStatus();
-  calling_process.store(getpid(), std::memory_order_relaxed);
   if ((*connection = TakeIdle(socket_path)) != nullptr) return CallStatus();
   const auto deadline = Clock::now() + kConnectPatience;
   for (;;) {

@@ -9,8 +9,7 @@
 // Thread safety: any number of threads may call at once, each on a connection of its own, which is kept for later
 // calls. What a call is given (requests, callbacks, cancel source) belongs to that call.
 //
-// fork: a child must not read from its parent's connections, and calls of other threads are not in it; calls there fail
-// and say so, until it execs.
+// fork: a child must leave its parent's Services alone, and make its own.
 
 #ifndef CLIENT_COMMON_SERVICE_H_
 #define CLIENT_COMMON_SERVICE_H_
@@ -99,13 +98,6 @@ class Service {
   Mutex mutex_;
   std::vector<std::unique_ptr<Connection>> idle_ ABSL_GUARDED_BY(mutex_);
 };
-
-// Whether this process was forked from one that had called the service already.
-bool IsForkedChild();
-inline CallStatus ForkedChildStatus() {
-  return CallStatus(Code::kInternal, v1::REASON_UNSPECIFIED,
-                    "this process was forked from one that already used the service; a child must exec first");
-}
 
 }  // namespace dismd
 

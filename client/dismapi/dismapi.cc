@@ -3,7 +3,14 @@
 // The exported functions: arguments in, one call of the service, results out. DismAPI.h is their manual. Those for
 // sessions, commits and what is left of mounts are in dismapi_sessions.cc.
 
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "client/common/unicode.h"
 #include "client/dismapi/arguments.h"
@@ -134,11 +141,36 @@ HRESULT GetMountedImageInfo(DismMountedImageInfo** mounted_image_info, UINT* cou
   return S_OK;
 }
 
-HRESULT Initialize(DismLogLevel log_level) {
+// The log that the program asked for. False: it cannot be written, which is no reason not to work.
+bool OpenLog(const std::string& path, DismLogLevel level, std::shared_ptr<DismLog>* log) {
+  if (path.empty()) return true;
+  *log = DismLog::Open(path, static_cast<DismLog::Level>(level), "API");
+  return *log != nullptr;
+}
+
+HRESULT Initialize(DismLogLevel log_level, PCWSTR log_path, PCWSTR scratch_directory) {
   if (static_cast<int>(log_level) < DismLogErrors || static_cast<int>(log_level) > DismLogErrorsWarningsInfoDebug) {
     return Fail(E_INVALIDARG, "LogLevel is none of the DismLogLevel values");
   }
-  return Library::Instance().Initialize();
+  std::string scratch, log_file;
+  CallStatus status;
+  if (scratch_directory != nullptr) status = ReadPath(scratch_directory, "scratch directory", &scratch);
+  if (status.ok() && log_path != nullptr) status = ReadPath(log_path, "log file path", &log_file);
+  if (!status.ok()) return Fail(status);
+  struct stat info;
+  if (!scratch.empty() && (stat(scratch.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))) {
+    return Fail(E_INVALIDARG, "the scratch directory " + scratch + " is no directory");
+  }
+  if (log_path == nullptr) {
+    if (const char* variable = secure_getenv("DISMD_LOG"); variable != nullptr) log_file = variable;
+  }
+  std::shared_ptr<DismLog> log;
+  const bool logs = OpenLog(log_file, log_level, &log);
+  const int error = errno;
+  const HRESULT result = Library::Instance().Initialize(std::move(log));
+  if (FAILED(result) || logs) return result;
+  return Fail(DISMAPI_E_LOGGING_DISABLED, "the log file " + log_file + " cannot be written (" + strerror(error) +
+                                              "); the library is ready, without a log");
 }
 
 }  // namespace
@@ -147,9 +179,7 @@ HRESULT Initialize(DismLogLevel log_level) {
 extern "C" {
 
 HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR ScratchDirectory) {
-  (void)LogFilePath;
-  (void)ScratchDirectory;
-  return dismd::AtBorder([&] { return dismd::Initialize(LogLevel); });
+  return dismd::AtBorder("DismInitialize", [&] { return dismd::Initialize(LogLevel, LogFilePath, ScratchDirectory); });
 }
 
 HRESULT WINAPI DismShutdown(void) {
@@ -163,7 +193,7 @@ HRESULT WINAPI DismShutdown(void) {
 HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT ImageIndex, PCWSTR ImageName,
                               DismImageIdentifier ImageIdentifier, DWORD Flags, HANDLE CancelEvent,
                               DISM_PROGRESS_CALLBACK Progress, PVOID UserData) {
-  return dismd::AtBorder([&] {
+  return dismd::AtBorder("DismMountImage", [&] {
     return dismd::MountImage(ImageFilePath, MountPath, ImageIndex, ImageName, ImageIdentifier, Flags, CancelEvent,
                              Progress, UserData);
   });
@@ -171,15 +201,17 @@ HRESULT WINAPI DismMountImage(PCWSTR ImageFilePath, PCWSTR MountPath, UINT Image
 
 HRESULT WINAPI DismUnmountImage(PCWSTR MountPath, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
                                 PVOID UserData) {
-  return dismd::AtBorder([&] { return dismd::UnmountImage(MountPath, Flags, CancelEvent, Progress, UserData); });
+  return dismd::AtBorder("DismUnmountImage",
+                         [&] { return dismd::UnmountImage(MountPath, Flags, CancelEvent, Progress, UserData); });
 }
 
 HRESULT WINAPI DismGetImageInfo(PCWSTR ImageFilePath, DismImageInfo** ImageInfo, UINT* Count) {
-  return dismd::AtBorder([&] { return dismd::GetImageInfo(ImageFilePath, ImageInfo, Count); });
+  return dismd::AtBorder("DismGetImageInfo", [&] { return dismd::GetImageInfo(ImageFilePath, ImageInfo, Count); });
 }
 
 HRESULT WINAPI DismGetMountedImageInfo(DismMountedImageInfo** MountedImageInfo, UINT* Count) {
-  return dismd::AtBorder([&] { return dismd::GetMountedImageInfo(MountedImageInfo, Count); });
+  return dismd::AtBorder("DismGetMountedImageInfo",
+                         [&] { return dismd::GetMountedImageInfo(MountedImageInfo, Count); });
 }
 
 HRESULT WINAPI DismGetLastErrorMessage(DismString** ErrorMessage) {

@@ -156,24 +156,26 @@ HRESULT CleanupMountpoints() {
 extern "C" {
 
 HRESULT WINAPI DismOpenSession(PCWSTR ImagePath, PCWSTR WindowsDirectory, PCWSTR SystemDrive, DismSession* Session) {
-  return dismd::AtBorder([&] { return dismd::OpenSession(ImagePath, WindowsDirectory, SystemDrive, Session); });
+  return dismd::AtBorder("DismOpenSession",
+                         [&] { return dismd::OpenSession(ImagePath, WindowsDirectory, SystemDrive, Session); });
 }
 
 HRESULT WINAPI DismCloseSession(DismSession Session) {
-  return dismd::AtBorder([&] { return dismd::CloseSession(Session); });
+  return dismd::AtBorder("DismCloseSession", [&] { return dismd::CloseSession(Session); });
 }
 
 HRESULT WINAPI DismCommitImage(DismSession Session, DWORD Flags, HANDLE CancelEvent, DISM_PROGRESS_CALLBACK Progress,
                                PVOID UserData) {
-  return dismd::AtBorder([&] { return dismd::CommitImage(Session, Flags, CancelEvent, Progress, UserData); });
+  return dismd::AtBorder("DismCommitImage",
+                         [&] { return dismd::CommitImage(Session, Flags, CancelEvent, Progress, UserData); });
 }
 
 HRESULT WINAPI DismRemountImage(PCWSTR MountPath) {
-  return dismd::AtBorder([&] { return dismd::RemountImage(MountPath); });
+  return dismd::AtBorder("DismRemountImage", [&] { return dismd::RemountImage(MountPath); });
 }
 
 HRESULT WINAPI DismCleanupMountpoints(void) {
-  return dismd::AtBorder([] { return dismd::CleanupMountpoints(); });
+  return dismd::AtBorder("DismCleanupMountpoints", [] { return dismd::CleanupMountpoints(); });
 }
 
 }  // extern "C"

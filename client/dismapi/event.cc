@@ -10,17 +10,14 @@
 #include <unordered_map>
 
 #include "client/common/mutex.h"
+#include "client/dismapi/process_local.h"
 
 namespace dismd {
 namespace {
 
 class EventTable {
  public:
-  // Never destroyed: threads may still use events while the process ends.
-  static EventTable& Instance() {
-    static EventTable* table = new EventTable;
-    return *table;
-  }
+  static EventTable& Instance() { return OfThisProcess<EventTable>(); }
 
   HANDLE Add(std::shared_ptr<Event> event) {
     MutexLock lock(&mutex_);

@@ -2,31 +2,33 @@
 
 #include "client/dismapi/library.h"
 
+#include <cstdio>
 #include <utility>
 
 #include "client/dismapi/hresult.h"
+#include "client/dismapi/process_local.h"
 
 namespace dismd {
 
-Library& Library::Instance() {
-  static Library* library = new Library;
-  return *library;
-}
+Library& Library::Instance() { return OfThisProcess<Library>(); }
 
-HRESULT Library::Initialize() {
+HRESULT Library::Initialize(std::shared_ptr<DismLog> log) {
   MutexLock lock(&mutex_);
   if (service_ != nullptr) {
     return Fail(DISMAPI_E_DISMAPI_ALREADY_INITIALIZED, "DismInitialize was called before; call DismShutdown first");
   }
   service_ = std::make_shared<Service>();
+  log_ = std::move(log);
   return S_OK;
 }
 
 HRESULT Library::Shutdown() {
   std::shared_ptr<Service> last;  // let go of outside the lock: it may take down the connection
+  std::shared_ptr<DismLog> last_log;
   MutexLock lock(&mutex_);
   if (!sessions_.empty()) return DISMAPI_E_OPEN_SESSION_HANDLES;
   last = std::exchange(service_, nullptr);
+  last_log = std::exchange(log_, nullptr);
   return last == nullptr ? DISMAPI_E_DISMAPI_NOT_INITIALIZED : S_OK;
 }
 
@@ -38,6 +40,21 @@ DismSession Library::AddSession(Session session) {
 std::shared_ptr<Service> Library::service() {
   MutexLock lock(&mutex_);
   return service_;
+}
+
+void Library::LogOutcome(const char* function, HRESULT result) {
+  std::shared_ptr<DismLog> log;
+  {
+    MutexLock lock(&mutex_);
+    log = log_;
+  }
+  const DismLog::Level level = FAILED(result) ? DismLog::Level::kError : DismLog::Level::kInfo;
+  if (log == nullptr || !log->Wants(level)) return;
+  char code[32];
+  snprintf(code, sizeof(code), "HRESULT=0x%08X", static_cast<unsigned>(result));
+  // As DISM's: the component, what happened, and the function at the end of the line.
+  const std::string text = LastErrorText();
+  log->Write(level, std::string("DismApi: ") + (text.empty() ? "" : text + " ") + code + " - " + function);
 }
 
 std::string& LastErrorText() {

@@ -11,6 +11,7 @@
 #include <new>
 #include <string>
 
+#include "client/common/dism_log.h"
 #include "client/common/mutex.h"
 #include "client/common/service.h"
 #include "client/dismapi/include/DismAPI.h"
@@ -20,11 +21,10 @@ namespace dismd {
 
 class Library {
  public:
-  // Never destroyed: a process may end while other threads are in calls.
   static Library& Instance();
 
-  // S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
-  HRESULT Initialize();
+  // `log`: may be null. S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
+  HRESULT Initialize(std::shared_ptr<DismLog> log);
   // S_OK, DISMAPI_E_DISMAPI_NOT_INITIALIZED or DISMAPI_E_OPEN_SESSION_HANDLES. Running calls keep the connection until
   // they end.
   HRESULT Shutdown();
@@ -35,10 +35,14 @@ class Library {
   DismSession AddSession(Session session);
   Sessions& sessions() { return sessions_; }
 
+  // A line about the end of a call, with the thread's last error text where it failed.
+  void LogOutcome(const char* function, HRESULT result);
+
  private:
   Sessions sessions_;
   Mutex mutex_;
   std::shared_ptr<Service> service_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<DismLog> log_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The calling thread's last error text, UTF-8; empty: none.
@@ -49,12 +53,11 @@ HRESULT Fail(HRESULT code, std::string text);
 HRESULT Fail(const CallStatus& status);
 HRESULT FailNotInitialized();
 
-// Runs the body of an exported function: the last error text starts empty, and no exception gets out, the forced
-// unwinding of a cancelled thread excepted (glibc ends the process when that is held up).
+// Runs `body`; no exception gets out, the forced unwinding of a cancelled thread excepted (glibc ends the process when
+// that is held up).
 template <typename Body>
-HRESULT AtBorder(Body body) {
+HRESULT WithoutExceptions(Body body) {
   try {
-    LastErrorText().clear();
     return body();
   } catch (abi::__forced_unwind&) {
     throw;
@@ -74,6 +77,18 @@ HRESULT AtBorder(Body body) {
       return E_OUTOFMEMORY;
     }
   }
+}
+
+// Runs the body of an exported function: the last error text starts empty, and the outcome is logged.
+template <typename Body>
+HRESULT AtBorder(const char* function, Body body) {
+  LastErrorText().clear();
+  const HRESULT result = WithoutExceptions(body);
+  WithoutExceptions([&] {
+    Library::Instance().LogOutcome(function, result);
+    return S_OK;
+  });
+  return result;
 }
 
 }  // namespace dismd

@@ -11,6 +11,7 @@
 
 #include "client/common/mutex.h"
 #include "client/common/unicode.h"
+#include "client/dismapi/process_local.h"
 
 namespace dismd {
 namespace {
@@ -20,11 +21,7 @@ struct Registry {
   std::unordered_set<void*> blocks ABSL_GUARDED_BY(mutex);
 };
 
-// Never destroyed: DismDelete may be called while the process ends.
-Registry& Blocks() {
-  static Registry* registry = new Registry;
-  return *registry;
-}
+Registry& Blocks() { return OfThisProcess<Registry>(); }
 
 }  // namespace
 

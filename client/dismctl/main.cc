@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// dismctl, and dism under its other name. The option syntax of dism.exe (/Mount-Image ...) is not there yet: as `dism`
-// the program takes dismctl's commands, too.
+// dismctl, and dism under its other name: that takes dism.exe's command line (/Mount-Image ...), and dismctl's
+// commands, too.
 
 #include <stdio.h>
-#include <unistd.h>
+#include <strings.h>
 
 #include <exception>
 #include <string>
 #include <vector>
 
+#include "client/dism/commands.h"
 #include "client/dismctl/commands.h"
 #include "client/dismctl/options.h"
 
@@ -20,12 +21,8 @@ int Main(int argc, char** argv) {
   program.erase(0, program.rfind('/') + 1);
   const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
 
-  if (program == "dism" && !arguments.empty() && arguments[0].size() > 1 && arguments[0][0] == '/') {
-    fprintf(stderr, "dism: options like %s are not there yet; this program takes the commands of dismctl\n",
-            arguments[0].c_str());
-    fprintf(stderr, "hint: see dism --help\n");
-    return dismd::kUsage;
-  }
+  const bool is_dism = strcasecmp(program.c_str(), "dism") == 0 || strcasecmp(program.c_str(), "dism.exe") == 0;
+  if (is_dism && (arguments.empty() || arguments[0][0] == '/')) return dismd::dism::Main(arguments);
   dismd::Options options;
   std::string error;
   if (!dismd::ParseOptions(arguments, &options, &error)) {

@@ -12,6 +12,8 @@
 #include <filesystem>
 #include <fstream>
 #include <regex>
+#include <set>
+#include <sstream>
 
 #include "client/common/address.h"
 #include "client/common/paths.h"
@@ -118,24 +120,63 @@ TEST(SystemTime, HoldsOnlyTimesThatItCan) {
 
 // ---- Exports ----
 
-TEST(Exports, AreExactlyTheApi) {
-  FILE* nm = popen("nm -D --defined-only --format=posix " DISMAPI_LIBRARY, "r");
-  ASSERT_NE(nm, nullptr);
-  std::vector<std::string> names;
-  std::array<char, 512> line;
-  while (fgets(line.data(), line.size(), nm) != nullptr) names.emplace_back(line.data(), strcspn(line.data(), " "));
-  EXPECT_EQ(pclose(nm), 0);
-  EXPECT_THAT(names, UnorderedElementsAre("DismInitialize", "DismShutdown", "DismMountImage", "DismUnmountImage",
-                                          "DismRemountImage", "DismCommitImage", "DismOpenSession", "DismCloseSession",
-                                          "DismCleanupMountpoints", "DismGetImageInfo", "DismGetMountedImageInfo",
-                                          "DismGetLastErrorMessage", "DismDelete", "CreateEventW", "SetEvent",
-                                          "ResetEvent", "CloseHandle"));
-  FILE* readelf = popen("readelf -d " DISMAPI_LIBRARY, "r");
+std::string Output(const std::string& command) {
+  FILE* pipe = popen(command.c_str(), "r");
   std::string text;
-  while (fgets(line.data(), line.size(), readelf) != nullptr) text += line.data();
-  EXPECT_EQ(pclose(readelf), 0);
+  std::array<char, 4096> part;
+  for (size_t got; (got = fread(part.data(), 1, part.size(), pipe)) > 0;) text.append(part.data(), got);
+  EXPECT_EQ(pclose(pipe), 0) << command;
+  return text;
+}
+
+// What the headers declare.
+std::set<std::string> DeclaredFunctions() {
+  std::set<std::string> names;
+  for (const char* header : {"DismAPI.h", "DismAPIServicing.h", "windows.h"}) {
+    std::ifstream file(std::string(DISMD_SOURCE_DIR "/client/dismapi/include/") + header);
+    const std::regex declaration("^(HRESULT|HANDLE|BOOL) WINAPI (\\w+)\\(");
+    std::smatch match;
+    for (std::string line; std::getline(file, line);) {
+      if (std::regex_search(line, match, declaration)) names.insert(match[2]);
+    }
+  }
+  return names;
+}
+
+TEST(Exports, AreExactlyWhatTheHeadersDeclare) {
+  std::istringstream lines(Output("nm -D --defined-only " DISMAPI_LIBRARY));
+  std::set<std::string> names;
+  for (std::string address, kind, name; lines >> address >> kind >> name;) {
+    if (name == "DISMAPI_1") continue;  // the version itself
+    ASSERT_EQ(kind, "T") << name;
+    const size_t at = name.find("@@DISMAPI_1");
+    EXPECT_NE(at, std::string::npos) << name << " has no version";
+    names.insert(name.substr(0, at));
+  }
+  EXPECT_EQ(names, DeclaredFunctions());
+  EXPECT_EQ(names.size(), 49u);
+}
+
+// Nothing of gRPC, Protobuf or Abseil comes with it, inside or beside it, and no other library than these.
+TEST(Exports, BringNoLibraryOfTheirs) {
+  const std::string text = Output("readelf -d " DISMAPI_LIBRARY);
   EXPECT_THAT(text, HasSubstr("[libdismapi.so.1]"));
   EXPECT_THAT(text, HasSubstr("NODELETE"));
+  const std::regex needed("Shared library: \\[([^\\]]+)\\]");
+  for (std::sregex_iterator it(text.begin(), text.end(), needed), end; it != end; ++it) {
+    const std::string library = (*it)[1];
+    if (DISMD_IS_STATIC) {
+      EXPECT_THAT(library, AnyOf("libnghttp2.so.14", "libstdc++.so.6", "libgcc_s.so.1", "libc.so.6", "libm.so.6",
+                                 "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"));
+    } else {
+      EXPECT_THAT(library, Not(AnyOf(HasSubstr("grpc"), HasSubstr("absl"))));
+    }
+  }
+  // Nor does it take any of theirs from the program that it is loaded into.
+  if (DISMD_IS_STATIC) {
+    EXPECT_THAT(Output("nm -D --undefined-only " DISMAPI_LIBRARY),
+                Not(AnyOf(HasSubstr("protobuf"), HasSubstr("absl"))));
+  }
 }
 
 // ---- Text ----

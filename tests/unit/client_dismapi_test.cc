@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <memory>
+#include <regex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -408,16 +410,78 @@ TEST_F(DismApi, ThreadsCallAtOnce) {
   EXPECT_EQ(server_.service.Mounts().size(), 400u);
 }
 
-TEST_F(DismApi, AForkedChildIsToldToExec) {
+TEST_F(DismApi, AForkedChildBeginsAnew) {
   EXPECT_EQ(Mount(), S_OK);
-  pid_t child = fork();
-  if (child == 0) {
-    bool right = Mount() == E_FAIL && LastError().find("exec") != std::string::npos;
-    _exit(right ? 0 : 1);
+  HANDLE event = CreateEventW(nullptr, TRUE, FALSE, nullptr);
+  // Locks that another thread holds in the parent must not hold the child.
+  std::atomic<bool> stop = false;
+  std::thread busy([&] {
+    while (!stop) {
+      DismGetLastErrorMessage(nullptr);
+      LastError();
+      CloseHandle(CreateEventW(nullptr, TRUE, FALSE, nullptr));
+    }
+  });
+  for (int round = 0; round < 50; ++round) {
+    pid_t child = fork();
+    if (child == 0) {
+      alarm(20);  // a child that hangs is killed, and seen
+      bool right = Mount() == DISMAPI_E_DISMAPI_NOT_INITIALIZED && LastError().find("DismInit") != std::string::npos;
+      right = right && !SetEvent(event);
+      right = right && DismInitialize(DismLogErrors, nullptr, nullptr) == S_OK && Mount() == S_OK;
+      right = right && DismShutdown() == S_OK;
+      _exit(right ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
   }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
+  stop = true;
+  busy.join();
+  EXPECT_TRUE(CloseHandle(event));
+  EXPECT_EQ(Mount(), S_OK) << "the parent goes on";
+}
+
+TEST(DismApiLog, HasDismsLineFormat) {
+  FakeServer server;
+  const std::string path = server.directory() + "/dism.log";
+  const std::wstring wide(path.begin(), path.end()), directory(server.directory().begin(), server.directory().end());
+  ASSERT_EQ(DismInitialize(DismLogErrorsWarningsInfo, wide.c_str(), directory.c_str()), S_OK);
+  EXPECT_EQ(Mount(), S_OK);
+  server.service.on_mount = [](auto*, const auto&, const auto&) {
+    return ErrorStatus(grpc::StatusCode::NOT_FOUND, v1::IMAGE_NOT_FOUND, "/images/a.wim\nis not there");
+  };
+  EXPECT_EQ(Mount(), E_INVALIDARG);
+  EXPECT_EQ(DismAddDriver(1, L"x", FALSE), E_NOTIMPL);
+  EXPECT_THAT(LastError(), HasSubstr("DismAddDriver"));
+  EXPECT_EQ(DismShutdown(), S_OK);
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  const std::string start = "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}, ";
+  const std::string ids = "DISM   API: PID=" + std::to_string(getpid()) + " TID=[0-9]+ DismApi: ";
+  ASSERT_EQ(lines.size(), 4u);
+  const std::string expected[] = {
+      "Info                  " + ids + "HRESULT=0x00000000 - DismInitialize\r$",
+      "Info                  " + ids + "HRESULT=0x00000000 - DismMountImage\r$",
+      "Error                 " + ids + "/images/a.wim is not there HRESULT=0x80070057 - DismMountImage\r$",
+      "Error                 " + ids + "DismAddDriver is not there.* HRESULT=0x80004001 - DismAddDriver\r$"};
+  for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(std::regex_search(lines[i], std::regex(start + expected[i]))) << lines[i];
+}
+
+TEST(DismApiLog, OneThatCannotBeWrittenIsSaidAndNoMore) {
+  FakeServer server;
+  const std::string missing = server.directory() + "/missing";
+  const std::wstring wide(missing.begin(), missing.end());
+  EXPECT_EQ(DismInitialize(DismLogErrors, (wide + L"/dism.log").c_str(), nullptr), DISMAPI_E_LOGGING_DISABLED);
+  EXPECT_THAT(LastError(), HasSubstr(missing));
+  EXPECT_EQ(Mount(), S_OK) << "the library is ready";
+  EXPECT_EQ(DismShutdown(), S_OK);
+  EXPECT_EQ(DismInitialize(DismLogErrors, nullptr, wide.c_str()), E_INVALIDARG) << "no such scratch directory";
+  EXPECT_THAT(LastError(), HasSubstr(missing));
+  EXPECT_EQ(DismShutdown(), DISMAPI_E_DISMAPI_NOT_INITIALIZED);
+  EXPECT_EQ(DismInitialize(static_cast<DismLogLevel>(4), nullptr, nullptr), E_INVALIDARG);
+  EXPECT_EQ(DismInitialize(DismLogErrors, L"", nullptr), E_INVALIDARG);
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
  *   DismShutdown();
  *
  * Names, numbers and layouts are those that Microsoft documents (learn.microsoft.com, "DISM API Reference": the page
- * named at each item, beneath /windows-hardware/manufacture/desktop/dism/). Written anew for this project. Functions of
- * that API that are not declared here are not there yet.
+ * named at each item, beneath /windows-hardware/manufacture/desktop/dism/). Written anew for this project. What
+ * changes the Windows inside an image (DismAddPackage, ...) is declared in DismAPIServicing.h and returns E_NOTIMPL.
  *
  * To change an image, leave DISM_MOUNT_READONLY out, write into the mount as into any directory, and
  *
@@ -40,7 +40,9 @@
  * THREADS    Every function may be called from any thread at any time. Initialize and Shutdown are serialised; calls
  *            that run while another thread shuts down go on to their end. Progress callbacks run on the thread that
  *            called, never after the call has returned; they may call this library, set the cancel event included.
- * FORK       A child of a process that used the library must exec before it uses it; until then its calls fail.
+ *            The library has no threads of its own.
+ * FORK       A child begins anew: not initialised, without its parent's sessions, events and results. It may initialise
+ *            the library and use it. What a parent's call was doing goes on in the parent alone.
  *            Ending a process without DismShutdown is harmless; a mount stays, a mount being made is cancelled.
  */
 
@@ -208,8 +210,16 @@ typedef void(CALLBACK *DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID U
 #endif
 
 /* Makes the library ready; once, before anything else. Does not contact the service. (disminitialize-function)
- * LogFilePath and ScratchDirectory may be NULL; they are accepted and not used by this version.
- * DISMAPI_E_DISMAPI_ALREADY_INITIALIZED: of several calls the first wins. */
+ *
+ * LogFilePath (may be NULL: then DISMD_LOG names it, or there is no log): a line for each call and its outcome, in the
+ *   format of DISM's log, is added to the file: failures alone, with LogLevel DismLogErrors. Its directory must exist.
+ * ScratchDirectory (may be NULL): must exist. It is checked, and then not needed: what is edited in a mount is kept by
+ *   the service in its own state directory, where it outlives the program.
+ *
+ * DISMAPI_E_DISMAPI_ALREADY_INITIALIZED  of several calls the first wins
+ * DISMAPI_E_LOGGING_DISABLED             the log file cannot be written: the library IS ready, without a log
+ * E_INVALIDARG                           LogLevel is none; LogFilePath or ScratchDirectory is malformed; ScratchDirectory
+ *                                        is no directory */
 HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR ScratchDirectory);
 
 /* Ends the use of the library; it may be initialised again. Mounts stay. (dismshutdown-function)
@@ -327,6 +337,8 @@ HRESULT WINAPI DismDelete(VOID *DismStructure);
 #ifdef __GNUC__
 #pragma GCC visibility pop
 #endif
+
+#include <DismAPIServicing.h>
 
 #ifdef __cplusplus
 }

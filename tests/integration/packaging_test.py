@@ -1,0 +1,105 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is installed works: the README's examples, exactly as printed, with the headers, libraries and programs that
+`cmake --install` puts below a directory, found through pkg-config and find_package."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+import processes
+from dismd_client import ROOT, stubs_directory
+from dismd_service import ServiceTestCase
+
+CMAKE_LISTS = """cmake_minimum_required(VERSION 3.25)
+project(example C)
+find_package(dismapi 1.0 REQUIRED)
+add_executable(example example.c)
+target_link_libraries(example dismapi::dismapi)
+"""
+
+
+def example(first_line):
+    """The indented block of README.md that holds this line."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        blocks = re.findall(r"(?:^(?:    .*)?\n)+", file.read(), re.MULTILINE)
+    found = [block for block in blocks if first_line in block]
+    assert len(found) == 1, first_line
+    return re.sub("^    ", "", found[0].strip("\n"), flags=re.MULTILINE) + "\n"
+
+
+class InstalledTest(ServiceTestCase):
+    def setUp(self):
+        super().setUp()
+        build = os.path.dirname(os.environ["DISMD_BIN_DIR"])
+        self.root = os.path.join(self.directory, "root")
+        subprocess.run(["cmake", "--install", build, "--prefix", self.root + "/usr"], check=True,
+                       stdout=subprocess.DEVNULL)
+        self.drive = os.path.join(self.directory, "drive")
+        os.makedirs(self.drive + "/test/images")
+        os.makedirs(self.drive + "/test/offline")
+        shutil.copyfile(self.image("small.wim"), self.drive + "/test/images/myimage.wim")
+        self.libraries = os.path.dirname(glob.glob(self.root + "/usr/lib/**/libdismapi.so.1", recursive=True)[0])
+        self.environment = {**os.environ, "DISMD_ADDRESS": self.service.address, "DISMD_DRIVES": "C:=" + self.drive,
+                            "LD_LIBRARY_PATH": self.libraries, "PATH": self.root + "/usr/bin:" + os.environ["PATH"],
+                            "XDG_STATE_HOME": self.directory,
+                            "PKG_CONFIG_PATH": self.libraries + "/pkgconfig"}
+        self.source = os.path.join(self.directory, "example.c")
+        with open(self.source, "w", encoding="utf-8") as file:
+            file.write(example("#include <DismAPI.h>"))
+
+    def run_program(self, *command, **options):
+        done = subprocess.run(command, env=self.environment, cwd=self.directory, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False, timeout=120, **options)
+        self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout}")
+        return done.stdout
+
+    def test_c_example_by_pkg_config(self):
+        flags = self.run_program("pkg-config", "--define-variable=prefix=" + self.root + "/usr", "--cflags", "--libs",
+                                 "dismapi").split()
+        self.run_program("cc", "-Wall", "-Werror", self.source, "-o", "example", *flags)
+        self.run_program("./example")
+        self.assert_nothing_left(self.drive + "/test/offline")
+
+    def test_c_example_by_find_package(self):
+        with open(os.path.join(self.directory, "CMakeLists.txt"), "w", encoding="ascii") as file:
+            file.write(CMAKE_LISTS)
+        self.run_program("cmake", "-S", ".", "-B", "out", "-DCMAKE_PREFIX_PATH=" + self.root + "/usr")
+        self.run_program("cmake", "--build", "out")
+        self.run_program("out/example")
+        self.assert_nothing_left(self.drive + "/test/offline")
+
+    def test_dism_example(self):
+        text = self.run_program("sh", "-e", "-c", example("dism /Mount-Image"))
+        self.assertIn(f"Mount Dir : {self.drive}/test/offline\n", text)
+        self.assertEqual(text.count("The operation completed successfully."), 3, text)
+        self.assert_nothing_left(self.drive + "/test/offline")
+
+    def test_python_example(self):
+        # Its paths are at the root: there, in a namespace of file names alone, it would be another mount namespace's
+        # caller; so the text is given ours.
+        program = example("from dismd.v1 import").replace("/test/", self.drive + "/test/")
+        self.environment["PYTHONPATH"] = stubs_directory()
+        text = self.run_program(sys.executable, "-c", program)
+        self.assertIn("100 %", text)
+        self.assertIn("one.txt", text)
+        self.assert_nothing_left(self.drive + "/test/offline")
+
+    def test_manual_pages_and_completions(self):
+        for page in ("man8/dismd.8", "man1/dismctl.1", "man1/dism.1", "man3/dismapi.3"):
+            path = f"{self.root}/usr/share/man/{page}"
+            warnings = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", path], capture_output=True, check=True)
+            self.assertEqual(warnings.stderr, b"")
+        completion = f"{self.root}/usr/share/bash-completion/completions/dismctl"
+        text = self.run_program("bash", "-c", f"compopt() {{ :; }}; . '{completion}'; COMP_WORDS=(dismctl mo); "
+                                "COMP_CWORD=1; _dismctl; echo ${COMPREPLY[@]}")
+        self.assertEqual(text, "mount\n")
+        self.assertTrue(processes.alive(self.service.pid))
+
+
+if __name__ == "__main__":
+    unittest.main()
