@@ -7,32 +7,34 @@
 #include <algorithm>
 #include <charconv>
 #include <functional>
-#include <initializer_list>
 
 namespace dismd::dism {
 namespace {
 
 struct CommandRule {
   Command command;
-  std::initializer_list<const char*> names;
+  std::vector<const char*> names;
   // What it cannot do without, checked in this order.
-  std::initializer_list<const char*> needed;
+  std::vector<const char*> needed;
 };
 
-const CommandRule kCommands[] = {
-    {Command::kMountImage, {"Mount-Image", "Mount-Wim"}, {"ImageFile", "MountDir"}},
-    {Command::kUnmountImage, {"Unmount-Image", "Unmount-Wim"}, {"MountDir"}},
-    {Command::kCommitImage, {"Commit-Image", "Commit-Wim"}, {"MountDir"}},
-    {Command::kRemountImage, {"Remount-Image", "Remount-Wim"}, {"MountDir"}},
-    {Command::kGetImageInfo, {"Get-ImageInfo", "Get-WimInfo"}, {"ImageFile"}},
-    {Command::kGetMountedImageInfo, {"Get-MountedImageInfo", "Get-MountedWimInfo"}, {}},
-    {Command::kCleanupMountpoints, {"Cleanup-Mountpoints", "Cleanup-Wim"}, {}},
-};
+const std::vector<CommandRule>& CommandRules() {
+  static const auto* rules = new std::vector<CommandRule>{
+      {Command::kMountImage, {"Mount-Image", "Mount-Wim"}, {"ImageFile", "MountDir"}},
+      {Command::kUnmountImage, {"Unmount-Image", "Unmount-Wim"}, {"MountDir"}},
+      {Command::kCommitImage, {"Commit-Image", "Commit-Wim"}, {"MountDir"}},
+      {Command::kRemountImage, {"Remount-Image", "Remount-Wim"}, {"MountDir"}},
+      {Command::kGetImageInfo, {"Get-ImageInfo", "Get-WimInfo"}, {"ImageFile"}},
+      {Command::kGetMountedImageInfo, {"Get-MountedImageInfo", "Get-MountedWimInfo"}, {}},
+      {Command::kCleanupMountpoints, {"Cleanup-Mountpoints", "Cleanup-Wim"}, {}},
+  };
+  return *rules;
+}
 
 struct OptionRule {
-  std::initializer_list<const char*> names;
+  std::vector<const char*> names;
   bool takes_value;
-  std::initializer_list<Command> commands;  // empty: all
+  std::vector<Command> commands;  // empty: all
   std::function<bool(Options*, const std::string&)> apply;
 };
 
@@ -101,7 +103,7 @@ const std::vector<OptionRule>& OptionRules() {
   return *rules;
 }
 
-bool Matches(const std::initializer_list<const char*>& names, const std::string& name) {
+bool Matches(const std::vector<const char*>& names, const std::string& name) {
   return std::any_of(names.begin(), names.end(),
                      [&name](const char* one) { return strcasecmp(one, name.c_str()) == 0; });
 }
@@ -134,7 +136,7 @@ class Parser {
     const std::string name = argument.substr(1, end == std::string::npos ? end : end - 1);
     const bool has_value = end != std::string::npos;
     const std::string value = has_value ? Unquoted(argument.substr(end + 1)) : "";
-    for (const CommandRule& rule : kCommands) {
+    for (const CommandRule& rule : CommandRules()) {
       if (Matches(rule.names, name)) return TakeCommand(rule, has_value, name);
     }
     for (const OptionRule& rule : OptionRules()) {
@@ -178,7 +180,7 @@ class Parser {
     const std::string command = std::string("/") + *command_->names.begin();
     for (const OptionRule* rule : used_) {
       const auto& commands = rule->commands;
-      if (commands.size() == 0 || std::find(commands.begin(), commands.end(), command_->command) != commands.end()) {
+      if (commands.empty() || std::find(commands.begin(), commands.end(), command_->command) != commands.end()) {
         continue;
       }
       error_ =
