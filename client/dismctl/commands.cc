@@ -418,11 +418,6 @@ int Runner::Status() {
 
 }  // namespace
 
-int RunCommand(const Options& options, const std::string& program) {
-  // Never destroyed: to end gRPC's threads one by one takes as long as two round trips to the service, and the program
-  // is about to end them all at once.
-  static Runner* const runner = new Runner(options, program);
-  return runner->Run();
-}
+int RunCommand(const Options& options, const std::string& program) { return Runner(options, program).Run(); }
 
 }  // namespace dismd

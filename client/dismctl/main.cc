@@ -51,5 +51,5 @@ int main(int argc, char** argv) {
   }
   // Output that could not be written (a full disk) is a failure.
   if (fflush(stdout) != 0 && code == dismd::kDone) code = dismd::kFailed;
-  _exit(code);  // gRPC's threads are still there
+  return code;
 }
