@@ -68,8 +68,9 @@ TEST_F(DismApi, ProgressComesAtLeastOnceOnSuccessAndNeverReachesTotalOnFailure) 
 }
 
 TEST_F(DismApi, ASlowCallbackDoesNotHoldTheServiceUp) {
-  // As many as the service sends in half a minute. (Of who reads nothing for longer it keeps the newest.)
-  constexpr uint32_t kSnapshots = 300;
+  // As many as the service sends in ten seconds: the socket holds them. Nothing is read while the callback runs; for
+  // who does not read any longer the real service has one write waiting and goes on (this one's writes would block).
+  constexpr uint32_t kSnapshots = 100;
   absl::Notification all_sent;
   server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
     for (uint32_t i = 0; i < kSnapshots; ++i) send(Snapshot(i * 99 / kSnapshots));
