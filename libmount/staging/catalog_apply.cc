@@ -51,6 +51,7 @@ bool Catalog::ApplyOne(Edit edit, EditReader& reader) {
     case Edit::kZero:
     case Edit::kZeros:
     case Edit::kSize:
+    case Edit::kMoved:
     case Edit::kStored: return ApplyStream(edit, reader);
     case Edit::kReparseStored: {
       Node* node = Change(reader.Number());
@@ -270,6 +271,14 @@ bool Catalog::ApplyStreamData(Edit edit, Stream& stream, EditReader& reader) {
     ReleaseStream(stream);
     stream.hash = hash;
     stream.blob_size = stream.blob_used = stream.size;
+    return true;
+  }
+  if (edit == Edit::kMoved) {
+    const BlobHash hash = reader.Hash();
+    const uint64_t size = reader.Number();
+    if (!reader.ok() || stream.blob_used > size) return false;
+    stream.hash = hash;
+    stream.blob_size = size;
     return true;
   }
   stream.version = last_change_;

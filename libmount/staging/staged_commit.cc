@@ -20,6 +20,7 @@ namespace libmount {
 struct StagedTreeImpl::Frozen {
   Catalog::NodeMap nodes;
   Catalog::DirectoryMap directories;
+  absl::flat_hash_set<NodeId> orphans;
   uint64_t change = 0;
   uint64_t staged_bytes = 0;
   std::atomic<bool> ended = false;
@@ -100,6 +101,17 @@ class FrozenContents final : public ImageContents {
     return absl::OkStatus();
   }
 
+  void VisitHeldBlobs(absl::FunctionRef<void(const BlobHash&)> visitor) const override {
+    for (NodeId id : frozen_->orphans) {
+      const Node* node = Find(id);
+      if (node == nullptr) continue;
+      for (const Stream& stream : node->streams) {
+        if (stream.blob_used > 0) visitor(stream.hash);
+      }
+      if (node->reparse_hash != BlobHash()) visitor(node->reparse_hash);
+    }
+  }
+
   uint64_t staged_bytes() const override { return frozen_->staged_bytes; }
 
  private:
@@ -142,6 +154,7 @@ absl::StatusOr<std::unique_ptr<ImageContents>> StagedTreeImpl::Snapshot() {
   auto frozen = std::make_shared<Frozen>();
   frozen->nodes = catalog_.nodes();
   frozen->directories = catalog_.directories();
+  frozen->orphans = catalog_.orphans();
   frozen->change = catalog_.last_change();
   // Of streams with a hole or with the image's data in them more is to be stored than is staged.
   for (const auto& [id, node] : frozen->nodes) {
@@ -159,6 +172,51 @@ void StagedTreeImpl::AbandonCommit() {
   frozen_->ended = true;
   frozen_.reset();
   catalog_.Thaw();
+}
+
+std::vector<StagedTree::MovedBlob> StagedTreeImpl::MovedBlobs(const std::vector<StoredFile>& stored) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  std::vector<MovedBlob> moved;
+  if (frozen_ == nullptr) return moved;
+  for (const StoredFile& file : stored) {
+    auto found = frozen_->nodes.find(file.node);
+    if (found == frozen_->nodes.end()) continue;
+    const std::vector<Stream>& streams = found->second->streams;
+    for (size_t i = 0; i < std::min(streams.size(), file.stream_hashes.size()); ++i) {
+      if (!streams[i].staged() || streams[i].blob_used == 0) continue;
+      moved.push_back({file.node, streams[i].id, streams[i].hash, file.stream_hashes[i], streams[i].size});
+    }
+  }
+  return moved;
+}
+
+absl::Status StagedTreeImpl::PrepareMove() {
+  absl::MutexLock lock(&mutex_);
+  if (int error = RewriteLog()) {
+    return MakeErrnoError(Reason::kOutOfResources, error, "cannot write the log in the staging directory anew");
+  }
+  return absl::OkStatus();
+}
+
+int StagedTreeImpl::MoveBlob(const MovedBlob& moved) {
+  const Node* node = catalog_.Find(moved.file);
+  const Stream* stream = node == nullptr ? nullptr : node->FindStream(moved.stream);
+  if (stream == nullptr || stream->hash != moved.from || stream->blob_used == 0 || stream->blob_used > moved.size) {
+    return 0;
+  }
+  EditWriter edits;
+  edits.Op(Edit::kMoved).Number(moved.file).Number(moved.stream).Hash(moved.to).Number(moved.size);
+  return Commit(0, Operation::kInternal, 0, edits);
+}
+
+absl::Status StagedTreeImpl::TakeMovedBlobs(const std::vector<MovedBlob>& moved) {
+  absl::MutexLock lock(&mutex_);
+  for (const MovedBlob& one : moved) {
+    if (int error = MoveBlob(one)) {
+      return MakeErrnoError(Reason::kOutOfResources, error, "cannot note in the staging directory what was committed");
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StagedTreeImpl::FinishCommit(const std::vector<StoredFile>& stored) {
@@ -185,7 +243,14 @@ absl::Status StagedTreeImpl::FinishCommit(const std::vector<StoredFile>& stored)
       absl::MutexLock lock(&mutex_);
       const Node* now = catalog_.Find(file.node);
       const Stream* current = now == nullptr ? nullptr : now->FindStream(stream.id);
-      if (current == nullptr || current->version != stream.version) continue;
+      if (current == nullptr) continue;
+      if (current->version != stream.version) {
+        // Written to since: what it still shows of the former blob it shows of the new one.
+        if (current->hash == stream.hash) {
+          error = MoveBlob({file.node, stream.id, stream.hash, file.stream_hashes[i], stream.size});
+        }
+        continue;
+      }
       EditWriter edits;
       edits.Op(Edit::kStored).Number(file.node).Number(stream.id).Hash(file.stream_hashes[i]);
       error = Commit(0, Operation::kInternal, 0, edits);

@@ -47,7 +47,7 @@ int StagedTreeImpl::Commit(uint64_t request, Operation operation, uint64_t outco
   return 0;
 }
 
-void StagedTreeImpl::RewriteLog() {
+int StagedTreeImpl::RewriteLog() {
   SecurityTable table;
   // The data first: what the log says will be on the disk.
   int error = arena_->Sync();
@@ -63,6 +63,7 @@ void StagedTreeImpl::RewriteLog() {
   } else {
     rewrite_at_ = log_->size() + kMinRewriteSize;  // disk full, most likely: the old one does as well
   }
+  return error;
 }
 
 std::vector<ArenaRange> StagedTreeImpl::TakePunchable() {

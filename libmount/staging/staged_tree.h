@@ -65,6 +65,24 @@ class StagedTree : public WritableTree {
   virtual absl::Status FinishCommit(const std::vector<StoredFile>& stored) = 0;
   virtual void AbandonCommit() = 0;
 
+  // For a commit that writes the image file anew: that one has only blobs that the image names then (and those that the
+  // snapshot holds). A stream that is an old blob with changes over it shows, where it shows the blob, the same bytes as
+  // the blob that the snapshot of it became.
+  struct MovedBlob {
+    NodeId file = 0;
+    NodeId stream = 0;  // 0: the unnamed one
+    BlobHash from = {};
+    BlobHash to = {};
+    uint64_t size = 0;  // of `to`
+  };
+  // Those of the snapshot. For whoever goes on should this process die before FinishCommit.
+  virtual std::vector<MovedBlob> MovedBlobs(const std::vector<StoredFile>& stored) const = 0;
+  // Makes the staging directory tell of all changed files without asking the image for what they were. REQUIRED before
+  // the file is replaced. kOutOfResources.
+  virtual absl::Status PrepareMove() = 0;
+  // In the process that goes on: the image file is the new one.
+  virtual absl::Status TakeMovedBlobs(const std::vector<MovedBlob>& moved) = 0;
+
   struct Stats {
     uint64_t staged_bytes = 0;  // of data that live in staging
     uint64_t log_bytes = 0;

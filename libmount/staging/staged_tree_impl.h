@@ -106,6 +106,9 @@ class StagedTreeImpl final : public StagedTree {
   absl::StatusOr<std::unique_ptr<ImageContents>> Snapshot() override;
   absl::Status FinishCommit(const std::vector<StoredFile>& stored) override;
   void AbandonCommit() override;
+  std::vector<MovedBlob> MovedBlobs(const std::vector<StoredFile>& stored) const override;
+  absl::Status PrepareMove() override;
+  absl::Status TakeMovedBlobs(const std::vector<MovedBlob>& moved) override;
   Stats GetStats() const override;
 
  private:
@@ -159,7 +162,9 @@ class StagedTreeImpl final : public StagedTree {
   int Commit(uint64_t request, Operation operation, uint64_t outcome, const EditWriter& edits)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ReplayRecord(const EditLog::Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RewriteLog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int MoveBlob(const MovedBlob& moved) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // 0, or an errno: then it is as it was.
+  int RewriteLog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives freed space back where much of it waits, or (`now`) at all. Not under mutex_.
   void ReclaimSpace(bool now) ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<ArenaRange> TakePunchable() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

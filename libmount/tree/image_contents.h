@@ -45,6 +45,9 @@ class ImageContents {
   virtual void VisitEntries(NodeId directory, EntryVisitor visitor) const = 0;
   // Fills `out` from a staged stream. REQUIRES: within its size. An error names the file.
   virtual absl::Status ReadStaged(NodeId file, size_t stream, uint64_t offset, absl::Span<char> out) const = 0;
+  // Data that no entry names and that are in use all the same: of files that were removed while they were open. A
+  // file that is written anew must have them.
+  virtual void VisitHeldBlobs(absl::FunctionRef<void(const BlobHash&)> visitor) const {}
   // Of all staged streams, for progress.
   virtual uint64_t staged_bytes() const = 0;
 };

@@ -73,6 +73,11 @@ void BlobTableWriter::AddReferences(const Sha1Digest& hash, int64_t change) {
   memcpy(at, &stored, sizeof stored);
 }
 
+uint32_t BlobTableWriter::references(const Sha1Digest& hash) const {
+  auto found = entries_.find(hash);
+  return found == entries_.end() ? 0 : LoadLe32(table_.data() + found->second + kReferenceCountOffset);
+}
+
 void BlobTableWriter::SetMetadata(uint32_t index, const ResourceHeader& resource, const Sha1Digest& hash) {
   const size_t at = images_[index - 1];
   table_.replace(at, kResourceHeaderSize, EncodeResourceHeader(resource));

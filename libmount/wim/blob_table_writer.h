@@ -33,6 +33,9 @@ class BlobTableWriter {
   // is in another file.
   void AddReferences(const Sha1Digest& hash, int64_t change);
 
+  // The count of a blob; 0 also where it has no entry.
+  uint32_t references(const Sha1Digest& hash) const;
+
   // REQUIRES: 1 <= index <= image_count().
   void SetMetadata(uint32_t index, const ResourceHeader& resource, const Sha1Digest& hash);
   void AppendMetadata(const ResourceHeader& resource, const Sha1Digest& hash);

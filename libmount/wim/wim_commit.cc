@@ -22,51 +22,23 @@
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
 #include "libmount/base/test_seam.h"
-#include "libmount/wim/blob_table.h"
 #include "libmount/wim/blob_table_writer.h"
+#include "libmount/wim/commit_source.h"
 #include "libmount/wim/file_appender.h"
 #include "libmount/wim/image_metadata.h"
 #include "libmount/wim/integrity_writer.h"
 #include "libmount/wim/metadata_writer.h"
 #include "libmount/wim/new_blobs.h"
-#include "libmount/wim/resource_reader.h"
 #include "libmount/wim/resource_writer.h"
 #include "libmount/wim/wim_header.h"
-#include "libmount/wim/wim_source.h"
-#include "libmount/wim/wim_xml.h"
 #include "libmount/wim/xml_writer.h"
 
 namespace libmount {
 namespace {
 
-// Fields of the header that a commit changes.
-constexpr size_t kImageCountAt = 0x2c;
-constexpr size_t kBlobTableAt = 0x30;
-constexpr size_t kXmlAt = 0x48;
-constexpr size_t kBootMetadataAt = 0x60;
-constexpr size_t kIntegrityTableAt = 0x7c;
-
-constexpr uint64_t kMaxBlobTableSize = uint64_t{16 << 20} * 50;  // as BlobTable reads
-constexpr uint32_t kMaxImages = 1 << 16;
-
-uint64_t WindowsTimeNow() {
-  constexpr uint64_t kUnixEpochSeconds = 11'644'473'600;
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (static_cast<uint64_t>(now.tv_sec) + kUnixEpochSeconds) * 10'000'000 +
-         static_cast<uint64_t>(now.tv_nsec) / 100;
-}
-
 uint64_t FileSize(int fd) {
   struct stat facts;
   return fstat(fd, &facts) == 0 ? static_cast<uint64_t>(facts.st_size) : 0;
-}
-
-absl::Status SyncData(int fd, const std::string& name) {
-  if (fdatasync(fd) == 0) return absl::OkStatus();
-  const bool full = errno == ENOSPC || errno == EDQUOT;
-  return MakeErrnoError(full ? Reason::kOutOfResources : Reason::kUnspecified, errno,
-                        absl::StrFormat("%s: its data could not be brought to the disk", name));
 }
 
 absl::Status CutOff(int fd, const std::string& name, uint64_t size) {
@@ -89,7 +61,6 @@ class Commit {
 
  private:
   absl::Status Load();
-  absl::Status CheckWritable() const;
   absl::Status WriteResources();
   absl::Status WriteMetadata();
   absl::Status WriteBlobTable();
@@ -101,7 +72,7 @@ class Commit {
   // A place to be killed at, in tests; and a look whether to go on.
   absl::Status Step(std::string_view seam) const;
 
-  const WimHeader& header() const { return headers_[0]; }
+  const WimHeader& header() const { return old_.header(); }
 
   const int fd_;
   const std::string& name_;
@@ -110,17 +81,9 @@ class Commit {
   const WimCommitOptions& options_;
   OperationMonitor& monitor_;
 
-  // The file as it was.
-  std::string old_header_;
-  uint64_t old_size_ = 0;
-  WimSource source_;
-  std::vector<WimHeader> headers_;
-  BlobTable blobs_;
-  std::string old_table_;
-  std::string old_xml_;
+  CommitSource old_;  // the file as it was
   uint64_t old_metadata_size_ = 0;
   BlobReferences old_references_;
-  std::optional<IntegrityTable> old_integrity_;
   std::optional<MetadataWriter> tree_;
 
   // What becomes of it.
@@ -144,7 +107,7 @@ class Commit {
 Commit::~Commit() {
   writer_.reset();  // its threads
   if (!began_ || committed_) return;
-  if (absl::Status status = CutOff(fd_, name_, old_size_); !status.ok()) {
+  if (absl::Status status = CutOff(fd_, name_, old_.size); !status.ok()) {
     Log(Severity::kError, std::string_view(status.message().data(), status.message().size()));
   }
 }
@@ -161,102 +124,38 @@ absl::Status Commit::Step(std::string_view seam) const {
   return CheckCancelled(monitor_);
 }
 
-absl::Status Commit::CheckWritable() const {
-  if (header().pipable) return MakeError(Reason::kImageReadOnly, absl::StrFormat("%s is pipable", name_));
-  if (header().flags & kWimReadOnly) {
-    return MakeError(Reason::kImageReadOnly, absl::StrFormat("%s is marked as read-only", name_));
-  }
-  if (header().part_count != 1 || (header().flags & kWimSpanned)) {
-    return MakeError(Reason::kSplitImage, absl::StrFormat("%s is a part of a split set", name_));
-  }
-  if (header().flags & kWimWriteInProgress) {
-    return MakeError(Reason::kImageInUse, absl::StrFormat("%s is being written by another program, or was when that "
-                                                          "ended",
-                                                          name_));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Commit::Load() {
-  UniqueFd fd(fcntl(fd_, F_DUPFD_CLOEXEC, 0));
-  if (!fd) return MakeErrnoError(Reason::kOutOfResources, errno, "no descriptor for the commit");
   if (fcntl(fd_, F_GETFL) & O_APPEND) {
     return MakeError(Reason::kUnspecified, absl::StrFormat("%s is open for appending only", name_));
   }
-  if (absl::Status status = source_.AddPart(std::move(fd), name_); !status.ok()) return status;
-  old_size_ = source_.part_size(1);
-  absl::StatusOr<WimHeader> header = ReadWimHeader(source_, 1);
-  if (!header.ok()) return header.status();
-  headers_.push_back(*std::move(header));
-  if (absl::Status status = CheckWritable(); !status.ok()) return status;
-  old_header_.resize(kWimHeaderSize);
-  if (absl::Status status = source_.Read(1, 0, absl::MakeSpan(old_header_)); !status.ok()) return status;
-
-  absl::StatusOr<BlobTable> blobs = BlobTable::Load(source_, headers_, monitor_);
-  if (!blobs.ok()) return blobs.status();
-  blobs_ = *std::move(blobs);
-  if (blobs_.has_solid_resources()) {
-    return MakeError(Reason::kSolidImage, absl::StrFormat("%s has solid resources", name_));
-  }
-  const size_t image_count = blobs_.metadata().size();
-  if (index_ == 0 || index_ > image_count) {
-    return MakeError(Reason::kInvalidImageIndex, absl::StrFormat("%s holds the images 1 to %d, and not one of index %d",
-                                                                 name_, image_count, index_));
-  }
-  if (options_.append && image_count >= kMaxImages) {
-    return MakeError(Reason::kOutOfResources,
-                     absl::StrFormat("%s holds %d images, and no more can be added", name_, image_count));
-  }
-  new_index_ = options_.append ? static_cast<uint32_t>(image_count) + 1 : index_;
-
-  auto read_whole = [this](const ResourceHeader& resource, uint64_t most, std::string_view what,
-                           std::string& bytes) -> absl::Status {
-    if (resource.empty()) return absl::OkStatus();
-    absl::StatusOr<ResourceLocation> location = LocateResource(resource, this->header(), source_, 1, what);
-    if (!location.ok()) return location.status();
-    absl::StatusOr<ChunkBuffer> read = ReadWholeResource(source_, *location, most, monitor_);
-    if (!read.ok()) return read.status();
-    bytes.assign(read->data(), read->size());
-    return absl::OkStatus();
-  };
-  absl::Status status = read_whole(this->header().blob_table, kMaxBlobTableSize, "blob table", old_table_);
-  if (status.ok()) status = read_whole(this->header().xml, kMaxXmlSize, "XML data", old_xml_);
-  if (!status.ok()) return status;
-  table_.emplace(old_table_, static_cast<uint32_t>(image_count));
+  if (absl::Status status = old_.Load(fd_, name_, monitor_); !status.ok()) return status;
+  if (absl::Status status = CheckCommitIndex(old_, name_, index_, options_.append); !status.ok()) return status;
+  const uint32_t image_count = old_.image_count();
+  new_index_ = options_.append ? image_count + 1 : index_;
+  table_.emplace(old_.table, image_count);
   if (table_->image_count() != image_count) {
     return MakeError(Reason::kBadImageFormat, absl::StrFormat("%s: its blob table cannot be changed", name_));
   }
-  if (!this->header().integrity_table.empty()) {
-    absl::StatusOr<IntegrityTable> integrity = ReadIntegrityTable(source_, 1, this->header());
-    if (!integrity.ok()) return integrity.status();
-    old_integrity_ = *std::move(integrity);
-  }
-
   // The image as the file has it now: whose references go, and whose security descriptors keep their numbers.
-  const BlobTable::Metadata& metadata = blobs_.metadata()[index_ - 1];
-  absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(source_, metadata.location, kMaxMetadataSize, monitor_);
+  absl::StatusOr<ChunkBuffer> bytes = old_.ReadMetadata(index_, monitor_);
   if (!bytes.ok()) return bytes.status();
-  if (Sha1::Of(bytes->span()) != metadata.hash) {
-    return MakeError(Reason::kBadImageFormat,
-                     absl::StrFormat("%s: the directory tree of image %d is damaged", name_, index_));
-  }
-  absl::StatusOr<ImageMetadata> image = ParseMetadata(bytes->span(), blobs_, name_, monitor_);
+  absl::StatusOr<ImageMetadata> image = ParseMetadata(bytes->span(), old_.blobs, name_, monitor_);
   if (!image.ok()) return image.status();
   old_metadata_size_ = bytes->size();
   tree_.emplace(*image, name_);
-  if (!options_.append) old_references_ = CountReferences(*image, blobs_);
+  if (!options_.append) old_references_ = CountReferences(*image, old_.blobs);
   return absl::OkStatus();
 }
 
 absl::Status Commit::WriteResources() {
   began_ = true;
-  out_.emplace(fd_, name_, old_size_);
+  out_.emplace(fd_, name_, old_.size);
   ResourceWriter::Format format{header().compression, header().chunk_size, options_.threads};
   absl::StatusOr<std::unique_ptr<ResourceWriter>> writer =
       ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return Progress(bytes); });
   if (!writer.ok()) return writer.status();
   writer_ = *std::move(writer);
-  new_blobs_.emplace(&blobs_, writer_.get(), &contents_);
+  new_blobs_.emplace(&old_.blobs, writer_.get(), &contents_);
   absl::Status status = tree_->AddTree(contents_, [this](NodeId node, ImageContents::File& file) {
     if (absl::Status stop = Step(new_blobs_->blobs().empty() ? "" : "commit-resource"); !stop.ok()) return stop;
     return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return Progress(bytes); });
@@ -305,7 +204,7 @@ absl::Status Commit::WriteXml() {
   change.counts = tree_->counts();
   change.modification_time = WindowsTimeNow();
   change.file_bytes = out_->offset();
-  absl::StatusOr<std::string> xml = ChangeWimXml(old_xml_, change, name_);
+  absl::StatusOr<std::string> xml = ChangeWimXml(old_.xml, change, name_);
   if (!xml.ok()) return xml.status();
   xml_ = {xml->size(), out_->offset(), xml->size(), kResourceMetadata};
   if (absl::Status status = out_->Append(*xml); !status.ok()) return status;
@@ -313,9 +212,9 @@ absl::Status Commit::WriteXml() {
 }
 
 absl::Status Commit::WriteIntegrityTable() {
-  if (!old_integrity_ && !options_.generate_integrity) return absl::OkStatus();
+  if (!old_.integrity && !options_.generate_integrity) return absl::OkStatus();
   IntegrityWriting writing;
-  writing.old_table = old_integrity_;
+  writing.old_table = old_.integrity;
   writing.old_end = header().blob_table.offset + header().blob_table.size_in_file;
   writing.end = blob_table_.offset + blob_table_.size_in_file;
   writing.threads = options_.threads;
@@ -329,22 +228,22 @@ absl::Status Commit::WriteIntegrityTable() {
 }
 
 absl::Status Commit::WriteHeader() {
-  std::string bytes = old_header_;
+  std::string bytes = old_.header_bytes;
   auto put = [&bytes](size_t at, const ResourceHeader& resource) {
     bytes.replace(at, kResourceHeaderSize, EncodeResourceHeader(resource));
   };
   const uint32_t image_count = static_cast<uint32_t>(table_->image_count());
-  memcpy(bytes.data() + kImageCountAt, &image_count, sizeof image_count);
-  put(kBlobTableAt, blob_table_);
-  put(kXmlAt, xml_);
-  put(kIntegrityTableAt, integrity_);
-  if (header().boot_index == new_index_) put(kBootMetadataAt, metadata_);
+  memcpy(bytes.data() + kHeaderImageCountAt, &image_count, sizeof image_count);
+  put(kHeaderBlobTableAt, blob_table_);
+  put(kHeaderXmlAt, xml_);
+  put(kHeaderIntegrityTableAt, integrity_);
+  if (header().boot_index == new_index_) put(kHeaderBootMetadataAt, metadata_);
 
   // The point of no return. From here on nothing is cut off, unless the former header is surely there again.
   committed_ = true;
   absl::Status status = WriteAt(fd_, name_, 0, bytes);
   if (!status.ok()) {
-    if (WriteAt(fd_, name_, 0, old_header_).ok() && fdatasync(fd_) == 0) committed_ = false;
+    if (WriteAt(fd_, name_, 0, old_.header_bytes).ok() && fdatasync(fd_) == 0) committed_ = false;
     return status;
   }
   TestSeam("commit-header-written");
@@ -390,7 +289,7 @@ absl::Status RemoveUncommittedTail(int fd, const std::string& name, uint64_t old
   if (absl::Status status = ReadAt(fd, name, 0, absl::MakeSpan(bytes)); !status.ok()) return status;
   absl::StatusOr<WimHeader> header = ParseWimHeader({bytes, sizeof bytes}, name);
   if (!header.ok()) return header.status();
-  const ResourceHeader boot_metadata = ParseResourceHeader(bytes + kBootMetadataAt);
+  const ResourceHeader boot_metadata = ParseResourceHeader(bytes + kHeaderBootMetadataAt);
   for (const ResourceHeader& resource : {header->blob_table, header->xml, header->integrity_table, boot_metadata}) {
     if (resource.offset >= old_size || resource.size_in_file > old_size - resource.offset) return absl::OkStatus();
   }

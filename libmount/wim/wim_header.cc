@@ -57,6 +57,16 @@ uint64_t MinChunkTableSize(const ResourceLocation& location) {
 
 }  // namespace
 
+uint32_t CompressionFlags(Compression compression) {
+  switch (compression) {
+    case Compression::kNone: return 0;
+    case Compression::kXpress: return kFlagCompressed | kFlagXpress;
+    case Compression::kLzx: return kFlagCompressed | kFlagLzx;
+    case Compression::kLzms: return kFlagCompressed | kFlagLzms;
+  }
+  return 0;
+}
+
 ResourceHeader ParseResourceHeader(const void* at) {
   const char* bytes = static_cast<const char*>(at);
   ResourceHeader header;

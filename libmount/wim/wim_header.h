@@ -35,6 +35,9 @@ inline constexpr size_t kResourceHeaderSize = 24;
 inline constexpr uint32_t kWimReadOnly = 0x04;
 inline constexpr uint32_t kWimSpanned = 0x08;
 inline constexpr uint32_t kWimWriteInProgress = 0x40;
+// Those that say how the file is compressed.
+inline constexpr uint32_t kWimCompressionFlags = 0x02 | 0x20000 | 0x40000 | 0x80000 | 0x200000;
+uint32_t CompressionFlags(Compression compression);
 
 struct ResourceHeader {
   uint64_t size_in_file = 0;

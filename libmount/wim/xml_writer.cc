@@ -146,17 +146,7 @@ std::string_view DeclarationOf(std::string_view utf8) {
   return utf8.substr(0, std::min(utf8.find('<', end), utf8.size()));
 }
 
-}  // namespace
-
-absl::StatusOr<std::string> ChangeWimXml(std::string_view utf16le, const XmlChange& change, const std::string& file) {
-  if (utf16le.substr(0, kByteOrderMark.size()) == kByteOrderMark) utf16le.remove_prefix(kByteOrderMark.size());
-  const std::string utf8 = utf16le.empty() ? "<WIM></WIM>" : Utf16LeToWtf8(utf16le);
-  // As in ParseWimXml: refused before libxml2 sees it.
-  if (utf8.find("<!DOCTYPE") != std::string::npos) return BadXml(file, "it has a document type, which no WIM has");
-  DocumentPtr document = Parse(utf8);
-  xmlNode* root = document == nullptr ? nullptr : xmlDocGetRootElement(document.get());
-  if (root == nullptr || ViewOf(root->name) != "WIM") return BadXml(file, "it is not well-formed");
-
+absl::Status ChangeImage(xmlNode* root, const XmlChange& change) {
   xmlNode* image = FindImage(root, change.index);
   if (change.new_index != change.index) {
     image = AddImage(root, change.new_index, image);
@@ -176,6 +166,23 @@ absl::StatusOr<std::string> ChangeWimXml(std::string_view utf16le, const XmlChan
   SetChild(image, "TOTALBYTES", absl::StrCat(change.counts.total_bytes));
   SetChild(image, "HARDLINKBYTES", absl::StrCat(change.counts.hard_link_bytes));
   SetTime(image, "LASTMODIFICATIONTIME", change.modification_time);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ChangeWimXml(std::string_view utf16le, const XmlChange& change, const std::string& file) {
+  if (utf16le.substr(0, kByteOrderMark.size()) == kByteOrderMark) utf16le.remove_prefix(kByteOrderMark.size());
+  const std::string utf8 = utf16le.empty() ? "<WIM></WIM>" : Utf16LeToWtf8(utf16le);
+  // As in ParseWimXml: refused before libxml2 sees it.
+  if (utf8.find("<!DOCTYPE") != std::string::npos) return BadXml(file, "it has a document type, which no WIM has");
+  DocumentPtr document = Parse(utf8);
+  xmlNode* root = document == nullptr ? nullptr : xmlDocGetRootElement(document.get());
+  if (root == nullptr || ViewOf(root->name) != "WIM") return BadXml(file, "it is not well-formed");
+
+  if (change.index != 0) {
+    if (absl::Status changed = ChangeImage(root, change); !changed.ok()) return changed;
+  }
   if (Child(root, "TOTALBYTES") != nullptr) SetChild(root, "TOTALBYTES", absl::StrCat(change.file_bytes));
 
   const std::optional<std::string> changed = Serialize(document.get());

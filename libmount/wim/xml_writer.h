@@ -19,7 +19,7 @@
 namespace libmount {
 
 struct XmlChange {
-  uint32_t index = 0;  // of the image that is committed
+  uint32_t index = 0;  // of the image that is committed; 0: none, only file_bytes count
   uint32_t new_index =
       0;  // where it goes: `index`, or behind all others, described as that one, with a name of its own
   ImageCounts counts;

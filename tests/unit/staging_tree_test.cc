@@ -456,6 +456,96 @@ TEST_F(StagedTreeTest, ACommitTakesWhatWasThereAndLeavesWhatCameAfter) {
   EXPECT_FALSE(tree_->has_changes());
 }
 
+// The image as a file written anew has it: without the blobs that no image names any more.
+class RebuiltImage final : public TestImage {
+ public:
+  void Forget(const BlobHash& hash) { forgotten_.insert(hash); }
+  // Nor does it know how large they were.
+  ErrnoOr<FileRecord> GetFileRecord(NodeId node) const override {
+    ErrnoOr<FileRecord> record = TestImage::GetFileRecord(node);
+    if (!record.ok()) return record;
+    for (StreamRecord& stream : record->streams) stream.size = forgotten_.contains(stream.hash) ? 1 : stream.size;
+    return record;
+  }
+  int ReadBlob(const BlobHash& hash, uint64_t offset, absl::Span<char> out) const override {
+    return forgotten_.contains(hash) ? EIO : TestImage::ReadBlob(hash, offset, out);
+  }
+
+ private:
+  std::set<BlobHash> forgotten_;
+};
+
+TEST(StagedMoveTest, EditsGoOnOverTheNewBlob) {
+  StagingDirectory directory;
+  RebuiltImage image;
+  const std::string old(100'000, 'o');
+  const NodeId file = image.AddFile(kRootNode, "file", old);
+  const NodeId cut = image.AddFile(kRootNode, "cut", old + "cut");
+  const NodeId removed = image.AddFile(kRootNode, "removed", "still open");
+  const BlobHash old_blob = image.GetFileRecord(file)->streams[0].hash;
+  const BlobHash cut_blob = image.GetFileRecord(cut)->streams[0].hash;
+  const BlobHash held_blob = image.GetFileRecord(removed)->streams[0].hash;
+  std::unique_ptr<StagedTree> tree = OpenStaged(directory, image);
+  ASSERT_EQ(tree->Open(removed), 0);
+  ASSERT_EQ(tree->Unlink({}, kRootNode, "removed"), 0);
+  ASSERT_TRUE(tree->Write({}, file, 50'000, Bytes("then")).ok());
+  ASSERT_TRUE(tree->Write({}, cut, 10, Bytes("then")).ok());
+  std::string then = old, cut_then = old + "cut";
+  then.replace(50'000, 4, "then");
+  cut_then.replace(10, 4, "then");
+
+  absl::StatusOr<std::unique_ptr<ImageContents>> contents = tree->Snapshot();
+  ASSERT_TRUE(contents.ok());
+  std::set<BlobHash> held;
+  (*contents)->VisitHeldBlobs([&](const BlobHash& hash) { held.insert(hash); });
+  EXPECT_EQ(held, std::set<BlobHash>{held_blob});
+  // Meanwhile.
+  ASSERT_TRUE(tree->Write({}, file, 7, Bytes("meanwhile")).ok());
+  AttributeChanges changes;
+  changes.size = 20;
+  ASSERT_TRUE(tree->SetAttributes({}, cut, changes).ok());
+  changes.size = 60;
+  ASSERT_TRUE(tree->SetAttributes({}, cut, changes).ok());
+  const BlobHash new_blob = image.AddBlob(then), new_cut = image.AddBlob(cut_then);
+  const std::vector<StoredFile> stored = {{file, {new_blob}, {}}, {cut, {new_cut}, {}}};
+  const std::vector<StagedTree::MovedBlob> moved = tree->MovedBlobs(stored);
+  ASSERT_EQ(moved.size(), 2u);
+  ASSERT_TRUE(tree->PrepareMove().ok());
+  contents->reset();
+  // A process that dies here is followed by one that finds the new file.
+  StagingDirectory left(directory, 0);
+
+  std::string now = then;
+  now.replace(7, 9, "meanwhile");
+  const std::string cut_now = cut_then.substr(0, 20) + std::string(40, '\0');
+  image.Forget(old_blob);
+  image.Forget(cut_blob);
+  ASSERT_TRUE(tree->FinishCommit(stored).ok());
+  EXPECT_EQ(Content(*tree, file), now);
+  EXPECT_EQ(Content(*tree, cut), cut_now);
+  EXPECT_EQ(Content(*tree, removed), "still open");
+  EXPECT_TRUE(tree->has_changes());
+  tree.reset();
+  StagedTreeOptions resumed;
+  resumed.resumed = true;
+  tree = OpenStaged(directory, image, resumed);
+  EXPECT_EQ(Content(*tree, file), now);
+  EXPECT_EQ(Content(*tree, cut), cut_now);
+
+  std::unique_ptr<StagedTree> next = OpenStaged(left, image, resumed);
+  EXPECT_EQ(Content(*next, file), "error 5");
+  for (int time = 0; time < 2; ++time) {  // may be done again
+    ASSERT_TRUE(next->TakeMovedBlobs(moved).ok());
+    EXPECT_EQ(Content(*next, file), now);
+    EXPECT_EQ(Content(*next, cut), cut_now);
+  }
+  next.reset();
+  next = OpenStaged(left, image, resumed);
+  EXPECT_EQ(Content(*next, file), now);
+  EXPECT_EQ(Content(*next, cut), cut_now);
+  EXPECT_EQ(Content(*next, removed), "still open");
+}
+
 TEST_F(StagedTreeTest, AnAbandonedCommitChangesNothing) {
   const NodeId file = Make(docs_, "file", "content");
   ASSERT_TRUE(tree_->Snapshot().ok());

@@ -3,11 +3,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <wimlib.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <random>
 #include <regex>
@@ -81,6 +83,28 @@ void CheckReferences(const std::string& path) {
     EXPECT_TRUE(seen.insert(hash).second) << hash << " is listed twice";
     EXPECT_EQ(LoadLe32(table.data() + at + 26), wanted[hash]) << hash;
   }
+}
+
+void FillDirectory(const std::string& root) {
+  std::filesystem::create_directories(root + "/dir/sub/empty");
+  WriteFile(root + "/empty file", "");
+  const size_t sizes[] = {1, 100, 4096, 32767, 32768, 32769, 100'000, 400'000};
+  for (size_t size : sizes) WriteFile(root + "/dir/" + std::to_string(size), Words(size, static_cast<uint32_t>(size)));
+  for (uint32_t i = 0; i < 30; ++i) WriteFile(root + "/dir/sub/small" + std::to_string(i), Words(300 + i, i));
+  WriteFile(root + "/dir/same", Words(4096, 4096));
+  WriteFile(root + "/noise", Noise(70'000, 1));
+  ASSERT_EQ(link((root + "/dir/4096").c_str(), (root + "/dir/sub/hard link").c_str()), 0);
+  ASSERT_EQ(symlink("../4096", (root + "/dir/sub/relative").c_str()), 0);
+  ASSERT_EQ(symlink("/dir/sub", (root + "/dir/absolute").c_str()), 0);
+}
+
+// Of a relative symbolic link.
+std::string LinkData(std::string_view target) {
+  const std::string name = *Wtf8ToUtf16Le(target);
+  const uint16_t size = static_cast<uint16_t>(name.size());
+  std::string data;
+  for (uint16_t number : {uint16_t{0}, size, size, size, uint16_t{1}, uint16_t{0}}) AppendLe(number, data);
+  return data + name + name;
 }
 
 }  // namespace
@@ -325,6 +349,68 @@ absl::StatusOr<WimCommitResult> CommitTo(const std::string& path, uint32_t index
   if (!fd) return absl::NotFoundError(path);
   NullMonitor nobody;
   return CommitImage(fd.get(), path, index, contents, options, monitor == nullptr ? nobody : *monitor);
+}
+
+// Three images of one directory, the second with some more.
+void MakeThreeImages(const TempDirectory& directory, const std::string& wim, const WimMaking& making) {
+  const std::string root = directory.Path("root");
+  FillDirectory(root);
+  MakeWim(root, wim, making);
+  WIMStruct* handle = nullptr;
+  ASSERT_EQ(wimlib_open_wim(wim.c_str(), WIMLIB_OPEN_FLAG_WRITE_ACCESS, &handle), 0);
+  WriteFile(root + "/dir/only in second", Words(50'000, 77));
+  ASSERT_EQ(wimlib_add_image(handle, root.c_str(), "second <&>", nullptr, making.add_flags), 0);
+  ASSERT_EQ(wimlib_overwrite(handle, making.write_flags & WIMLIB_WRITE_FLAG_CHECK_INTEGRITY, 1), 0);
+  std::filesystem::remove(root + "/dir/32768");
+  ASSERT_EQ(wimlib_add_image(handle, root.c_str(), "third", nullptr, making.add_flags), 0);
+  ASSERT_EQ(wimlib_set_image_property(handle, 2, "WINDOWS/ARCH", "9"), 0);
+  ASSERT_EQ(wimlib_set_image_property(handle, 2, "UNKNOWN/THING", "kept"), 0);
+  ASSERT_EQ(wimlib_overwrite(handle, making.write_flags & WIMLIB_WRITE_FLAG_CHECK_INTEGRITY, 1), 0);
+  wimlib_free(handle);
+}
+
+EditedImage ImageOf(const std::string& wim, uint32_t index) {
+  absl::StatusOr<std::unique_ptr<WimTree>> tree = OpenWimTree(wim, index);
+  EXPECT_TRUE(tree.ok()) << tree.status();
+  return EditedImage(*(*tree)->base_image());
+}
+
+// Some of everything that can be changed. `unix_data`: whether the image has it.
+void Edit(EditedImage& image, bool unix_data) {
+  image.AddFile("new", Words(123'456, 5));
+  image.AddFile("new again", Words(123'456, 5));                 // the same content twice
+  image.AddFile("copy of an old one", Words(100'000, 100'000));  // content that the file has
+  image.AddFile("new noise", Noise(200'000, 6));
+  image.AddFile("new and empty", "");
+  image.AddFile("large", Words(3'000'000, 8));
+  image.AddFile("large again", Words(3'000'000, 8));
+  image.AddFile("large and different", Words(3'000'000, 9));
+  image.AddDirectory("new dir");
+  image.AddDirectory("new dir/inner");
+  image.AddFile("new dir/inner/\xe6\x96\x87 \xed\xa0\xbd", Words(10, 1));  // an unpaired surrogate
+  for (uint32_t i = 0; i < 200; ++i) image.AddFile("new dir/" + std::to_string(i), Words(100 + i, 1000 + i));
+  image.Link("new", "new dir/linked");
+  image.Link("dir/1", "dir/sub/one");
+  image.SetData("dir/100", Words(5000, 44));
+  image.SetData("dir/32769", "");
+  image.Remove("dir/sub/small3");
+  image.Remove("dir/sub/hard link");
+  image.Remove("dir/sub/empty");
+  image.Rename("dir/sub/small4", "moved");
+  image.SetStream("dir/100", "stream", "a named stream");
+  image.SetStream("dir/100", "large stream", Words(90'000, 55));
+  image.SetStream("new dir", "of a directory", "data");
+  image.AddFile("link", "");
+  image.SetReparse("link", kReparseSymlink, LinkData("dir\\100"));
+  image.SetShortName("new again", "NEWAGA~1");
+  image.Record("dir/32767").attributes |= kAttributeReadOnly;
+  image.Record("dir/32767").security_descriptor = std::string("\1\0\4\x80", 4) + std::string(16, '\0');
+  image.Record("dir/32767").write_time += 7;
+  image.Record("dir/sub/small5").tagged_items +=
+      std::string("\x01\0\0\0\x10\0\0\0", 8) + std::string("0123456789abcdef");
+  image.Record("dir/sub/small6").tagged_items += std::string("\x77\0\0\0\x08\0\0\0unknown!", 16);
+  image.Record("dir/sub/small7").unknown_field = 0x1234;
+  if (unix_data) image.Record("dir/sub/small8").unix_data = UnixFileData{12, 34, 0100640, 0};
 }
 
 std::string Words(size_t size, uint32_t seed) {

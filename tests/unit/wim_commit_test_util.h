@@ -5,6 +5,8 @@
 #ifndef TESTS_UNIT_WIM_COMMIT_TEST_UTIL_H_
 #define TESTS_UNIT_WIM_COMMIT_TEST_UTIL_H_
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <map>
 #include <string>
@@ -14,6 +16,7 @@
 #include "libmount/tree/image_contents.h"
 #include "libmount/wim/wim_commit.h"
 #include "libmount/wim/wim_file.h"
+#include "tests/unit/wim_format_test_util.h"
 
 namespace libmount {
 
@@ -81,6 +84,31 @@ void ExpectSameMetadata(const std::string& a, const std::string& b);
 
 absl::StatusOr<WimCommitResult> CommitTo(const std::string& path, uint32_t index, const ImageContents& contents,
                                          const WimCommitOptions& options = {}, OperationMonitor* monitor = nullptr);
+
+// Three images of one directory, the second with some more.
+void MakeThreeImages(const TempDirectory& directory, const std::string& wim, const WimMaking& making);
+EditedImage ImageOf(const std::string& wim, uint32_t index);
+// Some of everything that can be changed. `unix_data`: whether the image has it.
+void Edit(EditedImage& image, bool unix_data = false);
+
+// Cancels when it was asked that often.
+class Canceller final : public OperationMonitor {
+ public:
+  explicit Canceller(int asks) : left_(asks) {}
+  void Report(const ProgressUpdate& update) override {
+    EXPECT_GE(update.bytes_done, done_);
+    if (update.bytes_total > 0) {
+      EXPECT_LE(update.bytes_done, update.bytes_total);
+    }
+    done_ = update.bytes_done;
+  }
+  bool cancelled() const override { return --left_ < 0; }
+  int left() const { return left_; }
+
+ private:
+  mutable std::atomic<int> left_;
+  uint64_t done_ = 0;
+};
 
 // Data that compresses to about a third, another one for each seed; or not at all.
 std::string Words(size_t size, uint32_t seed);
