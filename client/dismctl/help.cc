@@ -116,8 +116,11 @@ leaves the image file byte for byte as it was, and the changes where they are.
 
   --append            store as a new image at the end of the file; the mount is of that one afterwards
   --check-integrity   write an integrity table (one that is there is renewed in any case)
-  --rebuild, --recompress=KIND
-                      for writing the whole file anew; this version answers that it cannot yet
+  --rebuild           write the whole file anew, without the space that replaced and unused data take: beside the old
+                      one, for which there must be room, and then in its place. Owner, mode, ACL and attributes stay.
+                      Only when nothing else of the file is mounted
+  --recompress=KIND   the same, with all data compressed anew: xpress (fast to write and to read), lzx (smaller) or
+                      lzms (smallest, and slow)
   --address, --json   see %P --help
 
 Exit codes: %P --help.

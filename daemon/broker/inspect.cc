@@ -54,22 +54,9 @@ struct Parent {
   std::string name;
 };
 
-// The directory that holds what `fd` refers to, and its name there; invalid if they do not belong together any more.
 Parent ParentOf(int fd, const std::string& real_path) {
   Parent parent;
-  size_t slash = real_path.rfind('/');
-  if (slash == std::string::npos || slash + 1 == real_path.size()) return parent;  // "/" has no parent
-  std::string directory = slash == 0 ? "/" : real_path.substr(0, slash);
-  parent.name = real_path.substr(slash + 1);
-  // The path came from the kernel and holds no links; if it does now, someone is moving things under us.
-  parent.directory = OpenAt2(AT_FDCWD, directory.c_str(), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-  if (!parent.directory) return parent;
-  struct stat expected, found;
-  if (fstat(fd, &expected) != 0 ||
-      fstatat(parent.directory.get(), parent.name.c_str(), &found, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0 ||
-      expected.st_dev != found.st_dev || expected.st_ino != found.st_ino) {
-    parent.directory.reset();
-  }
+  parent.directory = OpenParent(fd, real_path, &parent.name);
   return parent;
 }
 
@@ -166,6 +153,23 @@ void InspectMountPoint(const internal::Identity& caller, const std::string& path
 }
 
 }  // namespace
+
+UniqueFd OpenParent(int fd, const std::string& real_path, std::string* name) {
+  size_t slash = real_path.rfind('/');
+  if (slash == std::string::npos || slash + 1 == real_path.size()) return UniqueFd();  // "/" has no parent
+  std::string path = slash == 0 ? "/" : real_path.substr(0, slash);
+  *name = real_path.substr(slash + 1);
+  // The path came from the kernel and holds no links; if it does now, someone is moving things under us.
+  UniqueFd directory = OpenAt2(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+  if (!directory) return directory;
+  struct stat expected, found;
+  if (fstat(fd, &expected) != 0 ||
+      fstatat(directory.get(), name->c_str(), &found, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0 ||
+      expected.st_dev != found.st_dev || expected.st_ino != found.st_ino) {
+    directory.reset();
+  }
+  return directory;
+}
 
 int CountEntries(int directory_fd) {
   UniqueFd readable(openat(directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));

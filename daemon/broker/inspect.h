@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dismd/internal/broker.pb.h"
+#include "libmount/base/unique_fd.h"
 
 namespace dismd {
 
@@ -31,6 +32,10 @@ void ResolvePathAs(const internal::Identity& caller, const std::string& path, co
 // `image_directory` is a descriptor of the directory that holds the slot's image.
 void OpenSiblingAs(const internal::Identity& caller, int image_directory, const std::string& name,
                    internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors);
+
+// The directory that holds what `fd` refers to, and its name there; invalid if they do not belong together any more.
+// `real_path` came from the kernel.
+libmount::UniqueFd OpenParent(int fd, const std::string& real_path, std::string* name);
 
 // Whether a directory has entries: 0 (it is empty), 1, or a negative errno. Asks the file system.
 int CountEntries(int directory_fd);

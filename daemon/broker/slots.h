@@ -136,7 +136,10 @@ class Slots {
     Process worker;
     std::unique_ptr<MessageQueue> worker_queue;
     int sibling_requests = 0;
-    bool busy = false;  // with a step; further requests wait
+    bool replacing = false;          // its image file, by another one (slots_image.cc)
+    bool image_unknown = false;      // which one of the two it is: nobody can take the worker's place
+    std::optional<int> exit_status;  // of the worker that died meanwhile
+    bool busy = false;               // with a step; further requests wait
     std::deque<Pending> waiting;
     bool release_unless_mounted = false;  // after this step: the front that began it has died
     std::function<void()> when_worker_ended;
@@ -193,6 +196,13 @@ class Slots {
   void OnWorkerSocketClosed(uint64_t slot_id);
   void OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& message, std::vector<libmount::UniqueFd> fds);
   void OpenSibling(Slot* slot, const internal::OpenSibling& request);
+  absl::Status SetTemporary(Slot* slot, bool temporary);
+  void CreateTemporary(Slot* slot, const internal::CreateTemporary& request);
+  void ReplaceImage(Slot* slot, const internal::ReplaceImage& request, std::vector<libmount::UniqueFd> fds);
+  void OnReplaced(Slot* slot, libmount::UniqueFd file, internal::BrokerToWorker message,
+                  const internal::TemporaryAnswer& answer, const ChildOutcome& outcome);
+  void DropTemporary(Slot* slot);
+  void RemoveTemporary(const internal::SlotRecord& record);
 
   EventLoop* const loop_;
   const BrokerOptions* const options_;

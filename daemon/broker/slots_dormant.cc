@@ -145,6 +145,7 @@ bool Slots::Adopt(const internal::SlotRecord& record) {
   slot->owner = record.owner();
   slot->record = record;
   slot->keep_staging = slot->staging.valid();
+  slot->image_unknown = record.temporary();  // until the worker says what has become of it
   slot->answered = AnsweredRequests(slot->recovery.get());
   slot->worker = Process::Adopt(record.worker_pid(), record.worker_start_time(), std::move(worker));
   Slot* adopted = slot.get();
@@ -170,6 +171,7 @@ void Slots::TakeOver(std::function<void()> done) {
     bool mounted = !record.needs_remount() && entry.has_value() && entry->type == "fuse.dismd" &&
                    IsAttached(ReadMountinfo(), record.mount());
     if (mounted && Adopt(record)) continue;
+    if (record.temporary()) RemoveTemporary(record);
     UniqueFd worker = record.worker_pid() > 0 ? PidfdOpen(record.worker_pid()) : UniqueFd();
     if (worker && record.worker_start_time() != 0 &&
         ProcessStartTime(record.worker_pid()) == record.worker_start_time()) {
@@ -217,6 +219,7 @@ void Slots::KeepLeftover(internal::SlotRecord record) {
   record.clear_mount();
   record.clear_serving_state();
   record.set_worker_pid(0);
+  record.set_temporary(false);
   record.set_needs_remount(true);
   records_->Save(record).IgnoreError();  // what was there before says the same, to a broker that looks
   dormant_[record.mount_id()] = std::move(record);

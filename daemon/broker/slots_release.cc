@@ -167,6 +167,10 @@ void Slots::EndWorker(Slot* slot, std::function<void()> done) {
 void Slots::Erase(uint64_t slot_id) {
   auto found = slots_.find(slot_id);
   if (found == slots_.end()) return;
+  if (found->second->record.temporary()) {
+    RemoveTemporary(found->second->record);
+    found->second->record.set_temporary(false);
+  }
   if (found->second->staging) BecomeDormant(found->second.get());
   std::unique_ptr<Slot> slot = std::move(found->second);
   slots_.erase(found);
@@ -184,6 +188,11 @@ void Slots::Erase(uint64_t slot_id) {
 void Slots::OnWorkerExit(uint64_t slot_id, int status) {
   Slot* slot = Find(slot_id);
   if (slot == nullptr) return;
+  // One that takes its place must have the right image file.
+  if (slot->replacing && slot->when_worker_ended == nullptr) {
+    slot->exit_status = status;
+    return;
+  }
   int pid = slot->record.worker_pid();
   slot->record.set_worker_pid(0);
   if (slot->worker_queue) slot->worker_queue->Drain();
@@ -216,6 +225,9 @@ void Slots::OnWorkerMessage(uint64_t slot_id, const internal::WorkerToBroker& me
   Slot* slot = Find(slot_id);
   if (slot == nullptr) return;
   if (message.has_open_sibling()) OpenSibling(slot, message.open_sibling());
+  if (message.has_create_temporary()) CreateTemporary(slot, message.create_temporary());
+  if (message.has_replace_image()) return ReplaceImage(slot, message.replace_image(), std::move(fds));
+  if (message.has_drop_temporary()) DropTemporary(slot);
   if (message.has_serving_state()) OnServingState(slot, message.serving_state(), std::move(fds));
 }
 

@@ -157,8 +157,8 @@ uint64_t Slots::AnsweredRequests(int recovery_fd) {
 
 // Whether a worker that dies now is to be replaced, as far as the slot's state tells.
 bool Slots::IsReplaceableNow(const Slot& slot) const {
-  return slot.state == State::kMounted && when_empty_ == nullptr && slot.when_worker_ended == nullptr && slot.fuse &&
-         slot.record.has_serving_state();
+  return !slot.image_unknown && slot.state == State::kMounted && when_empty_ == nullptr &&
+         slot.when_worker_ended == nullptr && slot.fuse && slot.record.has_serving_state();
 }
 
 // Whether a worker that has died just now is to be replaced. Counts deaths that nothing came of.

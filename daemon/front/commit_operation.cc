@@ -3,6 +3,8 @@
 #include "daemon/front/commit_operation.h"
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -53,6 +55,34 @@ class Announcement {
   const std::vector<MountView> others_;
 };
 
+// While it lives, there is no other mount of the image's file, which may be exchanged for another one.
+class RebuildSeat {
+ public:
+  RebuildSeat(MountRegistry& registry, std::string mount_id) : registry_(registry), mount_id_(std::move(mount_id)) {}
+  ~RebuildSeat() {
+    if (begun_) registry_.EndRebuild(mount_id_, file_.has_value() ? &*file_ : nullptr);
+  }
+  RebuildSeat(const RebuildSeat&) = delete;
+  RebuildSeat& operator=(const RebuildSeat&) = delete;
+
+  absl::Status Begin() {
+    absl::Status alone = registry_.BeginRebuild(mount_id_);
+    begun_ = alone.ok();
+    return alone;
+  }
+  void Ended(const absl::StatusOr<internal::Committed>& committed) {
+    if (begun_ && committed.ok() && committed->image_inode() != 0) {
+      file_ = ImageFile{committed->image_device(), committed->image_inode()};
+    }
+  }
+
+ private:
+  MountRegistry& registry_;
+  const std::string mount_id_;
+  bool begun_ = false;
+  std::optional<ImageFile> file_;
+};
+
 // What became of a commit whose worker died.
 absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, const std::string& id) {
   CancelToken never;
@@ -78,20 +108,23 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
 
 }  // namespace
 
+bool WritesFileAnew(const v1::CommitOptions& options) {
+  return options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+}
+
 absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& options) {
   if (mount.read_only()) {
     return MakeError(Reason::kMountReadOnly,
                      absl::StrCat(mount.mount_path(), " is mounted read-only and has nothing to commit"));
   }
-  const bool asks = options.append() || options.generate_integrity() || options.rebuild() ||
-                    options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+  const bool asks = options.append() || options.generate_integrity() || WritesFileAnew(options);
   if (mount.image_type() == v1::IMAGE_TYPE_VHD && asks) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat(mount.image_path(),
                                                          " is a disk: it has one image, no integrity table and no "
                                                          "compression; commit without options"));
   }
-  if (options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED) {
-    return MakeError(Reason::kNotImplemented, "this version writes no image files anew; commit without rebuild");
+  if (!v1::Compression_IsValid(options.recompress())) {
+    return MakeError(Reason::kInvalidFlags, absl::StrCat("there is no compression ", options.recompress()));
   }
   return absl::OkStatus();
 }
@@ -101,22 +134,35 @@ absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation
   operation.Report({Phase::kWaiting, 0, 0});
   std::unique_ptr<FileLocks::Holder> turn = tools.file_locks.Lock(view.file, operation.cancel_token());
   if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
-  operation.Report({Phase::kCommitting, 0, 0});
+  const bool rebuild = WritesFileAnew(options);
+  operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
+  RebuildSeat seat(tools.registry, view.mount.mount_id());
+  if (rebuild) {
+    if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
+  }
   Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()));
   libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
   internal::FrontToWorker request;
   request.mutable_commit()->set_commit_id(operation.id());
   request.mutable_commit()->set_append(options.append());
   request.mutable_commit()->set_generate_integrity(options.generate_integrity());
+  request.mutable_commit()->set_rebuild(rebuild);
+  request.mutable_commit()->set_recompress(options.recompress());
   absl::StatusOr<internal::WorkerToFront> answer = view.worker->CallToTheEnd(
       std::move(request), operation.cancel_token(), kCommitSilence,
       [&operation](const internal::WorkerProgress& progress) {
         operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
       });
-  if (answer.ok() && answer->has_committed()) return answer->committed();
-  if (answer.ok()) return MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
-  if (libmount::ReasonOf(answer.status()) != Reason::kWorkerDied || !wait_for_replacement) return answer.status();
-  return AskReplacement(tools, view, operation.id());
+  absl::StatusOr<internal::Committed> done = answer.ok() ? absl::UnknownError("") : answer.status();
+  if (answer.ok() && answer->has_committed()) {
+    done = answer->committed();
+  } else if (answer.ok()) {
+    done = MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
+  } else if (libmount::ReasonOf(answer.status()) == Reason::kWorkerDied && wait_for_replacement) {
+    done = AskReplacement(tools, view, operation.id());
+  }
+  seat.Ended(done);
+  return done;
 }
 
 absl::Status RunCommit(const Tools& tools, Operation& operation, const std::string& mount_id,

@@ -18,8 +18,11 @@
 
 namespace dismd {
 
-// MOUNT_READ_ONLY, NOT_IMPLEMENTED (rebuild, recompress), INVALID_FLAGS.
+// MOUNT_READ_ONLY, INVALID_FLAGS.
 absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& options);
+
+// Whether the commit puts another file in the image's place: when there is no other mount of it (IMAGE_IN_USE).
+bool WritesFileAnew(const v1::CommitOptions& options);
 
 // REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on. OPERATION_IN_PROGRESS, IMAGE_CHANGED,
 // IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...

@@ -31,8 +31,8 @@ constexpr Span kCheckedMountSpans[] = {{Phase::kOpening, 0, 3},
                                        {Phase::kMounting, 95, 99}};
 constexpr Span kUnmountSpans[] = {{Phase::kUnmounting, 0, 99}};
 constexpr Span kCommittingUnmountSpans[] = {
-    {Phase::kUnmounting, 0, 5}, {Phase::kWaiting, 5, 5}, {Phase::kCommitting, 5, 99}};
-constexpr Span kCommitSpans[] = {{Phase::kWaiting, 0, 1}, {Phase::kCommitting, 1, 99}};
+    {Phase::kUnmounting, 0, 5}, {Phase::kWaiting, 5, 5}, {Phase::kCommitting, 5, 99}, {Phase::kRebuilding, 5, 99}};
+constexpr Span kCommitSpans[] = {{Phase::kWaiting, 0, 1}, {Phase::kCommitting, 1, 99}, {Phase::kRebuilding, 1, 99}};
 constexpr Span kRemountSpans[] = {{Phase::kOpening, 0, 20},
                                   {Phase::kReadingMetadata, 20, 50},
                                   {Phase::kRecovering, 50, 80},

@@ -78,6 +78,16 @@ absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& rea
   MountRegistry::Entry& entry = registry_.entries_[mount_id_];
   entry.file = file;
   entry.image_path = real_image_path;
+  auto replaced = registry_.replaced_.find(file);
+  bool rebuilt = replaced != registry_.replaced_.end() && entry.begun <= replaced->second;
+  for (const auto& [id, other] : registry_.entries_) {
+    rebuilt = rebuilt || (other.rebuilding && id != mount_id_ && MountRegistry::SameFile(entry, other));
+  }
+  if (rebuilt) {
+    return MakeError(Reason::kImageInUse, absl::StrCat(real_image_path,
+                                                       " is just being written anew; mount it when "
+                                                       "that has ended"));
+  }
   if (!read_write) return absl::OkStatus();
   if (const MountRegistry::Entry* writer = registry_.FindWriter(mount_id_, entry, index)) {
     // Where others have their mounts is their own business.
@@ -95,9 +105,7 @@ const MountRegistry::Entry* MountRegistry::FindWriter(const std::string& mount_i
                                                       uint32_t index) {
   for (const auto& [id, entry] : entries_) {
     const bool writes = entry.claimed_writing || (entry.state != State::kMaking && !entry.mount.read_only());
-    // Also by path: after a restart of the machine a disk may have another number.
-    const bool same_file = entry.file == wanted.file || entry.image_path == wanted.image_path;
-    if (id != mount_id && writes && same_file && entry.mount.image_index() == index) return &entry;
+    if (id != mount_id && writes && SameFile(entry, wanted) && entry.mount.image_index() == index) return &entry;
   }
   return nullptr;
 }
@@ -148,6 +156,7 @@ absl::StatusOr<std::unique_ptr<MountSeat>> MountRegistry::Reserve(uint32_t owner
     id = NewId("m-");
   } while (entries_.count(id) != 0);
   entries_[id].mount.set_owner_uid(owner);
+  entries_[id].begun = absl::Now();
   return std::make_unique<MountSeat>(*this, id, /*remount=*/false);
 }
 
@@ -380,6 +389,7 @@ absl::StatusOr<std::unique_ptr<MountSeat>> MountRegistry::BeginRemount(const std
                      absl::StrCat(entry.mount.mount_path(), " is mounted and does not need a remount"));
   }
   entry.state = State::kRemounting;
+  entry.begun = absl::Now();
   entry.mount.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);  // what was missing may be back
   *view = ViewOf(entry);
   return std::make_unique<MountSeat>(*this, mount_id, /*remount=*/true);
@@ -396,6 +406,49 @@ void MountRegistry::InvalidateDormant(const std::string& mount_id, const std::st
     Queue(place->second, v1::MOUNT_EVENT_CHANGED, &notices);
   }
   Notify(notices);
+}
+
+absl::Status MountRegistry::CheckAloneLocked(const std::string& mount_id) {
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return NotMounted(mount_id);
+  for (const auto& [id, entry] : entries_) {
+    // One that has no file yet claims it later, and fails.
+    if (id == mount_id || entry.image_path.empty() || !SameFile(entry, place->second)) continue;
+    // Where others have their mounts is their own business.
+    const bool own = entry.mount.owner_uid() == place->second.mount.owner_uid() && !entry.path.empty();
+    return MakeError(
+        Reason::kImageInUse,
+        absl::StrCat("there is another mount of ", place->second.image_path, own ? ", at " + entry.path : "",
+                     "; a file is written anew when there is none: unmount it, or commit without a "
+                     "rebuild"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MountRegistry::CheckAlone(const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  return CheckAloneLocked(mount_id);
+}
+
+absl::Status MountRegistry::BeginRebuild(const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  absl::Status alone = CheckAloneLocked(mount_id);
+  if (alone.ok()) entries_[mount_id].rebuilding = true;
+  return alone;
+}
+
+void MountRegistry::EndRebuild(const std::string& mount_id, const ImageFile* file) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return;
+  Entry& entry = place->second;
+  entry.rebuilding = false;
+  if (file == nullptr || entry.file == *file) return;
+  // Those that were being made before it have long ended or failed.
+  const absl::Time now = absl::Now();
+  std::erase_if(replaced_, [now](const auto& one) { return one.second < now - kReplacedFileRetention; });
+  replaced_[entry.file] = now;
+  entry.file = *file;
 }
 
 std::vector<MountView> MountRegistry::OthersOf(const ImageFile& file, const std::string& mount_id) {

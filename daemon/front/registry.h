@@ -30,6 +30,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "daemon/front/caller.h"
 #include "daemon/front/cancel_token.h"
 #include "daemon/front/mount_subscription.h"
@@ -128,6 +129,14 @@ class MountRegistry {
   // What a dormant mount needs is not there any more.
   void InvalidateDormant(const std::string& mount_id, const std::string& message);
 
+  // A commit of the mount is going to put another file in its image's place. IMAGE_IN_USE: there are other mounts of
+  // the file, also unseen or dormant ones. From here on until EndRebuild there will be none.
+  absl::Status BeginRebuild(const std::string& mount_id);
+  // `file`: what the image is now; null: as before.
+  void EndRebuild(const std::string& mount_id, const ImageFile* file);
+  // Whether BeginRebuild would do.
+  absl::Status CheckAlone(const std::string& mount_id);
+
   // The mounts of a file that are served, but for `mount_id`.
   std::vector<MountView> OthersOf(const ImageFile& file, const std::string& mount_id);
 
@@ -156,6 +165,8 @@ class MountRegistry {
     std::string image_path;
     ImageFile file;
     bool claimed_writing = false;  // of one being made
+    bool rebuilding = false;       // its image is to be another file
+    absl::Time begun;              // of one being made: since then its paths may have been looked at
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
     bool gone = false;
@@ -181,12 +192,19 @@ class MountRegistry {
   const Entry* FindWriter(const std::string& mount_id, const Entry& wanted, uint32_t index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBack(const std::string& mount_id);
+  absl::Status CheckAloneLocked(const std::string& mount_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static bool SameFile(const Entry& a, const Entry& b) {
+    // Also by path: after a restart of the machine a disk may have another number.
+    return a.file == b.file || a.image_path == b.image_path;
+  }
 
   const std::function<void(uint64_t)> on_gone_;
   absl::Mutex mutex_;
   absl::CondVar changed_;  // an operation has ended, a worker was replaced
   uint64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  // Files that no path leads to any more: who has looked at one before that time must look again.
+  std::map<ImageFile, absl::Time> replaced_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<MountSubscription>> subscriptions_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -175,7 +175,9 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
                                   const std::string& mount_id, const v1::CommitOptions& options) {
   absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, operation.cancel_token());
   if (!view.ok()) return view.status();
-  absl::Status unmounted = UnmountForCommit(tools, *view);
+  // Before anything is taken away; and again when it is this commit's turn.
+  absl::Status unmounted = WritesFileAnew(options) ? tools.registry.CheckAlone(mount_id) : absl::OkStatus();
+  if (unmounted.ok()) unmounted = UnmountForCommit(tools, *view);
   if (!unmounted.ok()) {
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
     return unmounted;

@@ -30,12 +30,22 @@
 
 namespace dismd {
 
+// How another file takes the image's place; see Siblings. All work from one thread at a time.
+struct ImageReplacement {
+  // Empty, in the image's directory.
+  std::function<absl::StatusOr<libmount::UniqueFd>(libmount::OperationMonitor& monitor)> create_temporary;
+  // An error says that the image is as it was, but for kPathTimedOut and kShuttingDown: then it is not known.
+  std::function<absl::Status(const libmount::UniqueFd& file)> replace_image;
+  std::function<void()> drop_temporary;
+};
+
 // The file, as the broker opened it.
 struct ImageSource {
   libmount::UniqueFd fd;
   std::string name;                      // without directory
   libmount::SiblingOpener open_sibling;  // a path beneath the file's directory; works while the image is being opened
   uint32_t partition = 0;                // of a disk; 0: whichever is meant
+  ImageReplacement replacement;          // works as long as the image is open
 };
 
 struct StagingSource {

@@ -23,6 +23,8 @@ absl::StatusOr<std::unique_ptr<OpenedImage>> OpenedWim::Open(ImageSource source,
   auto file = wim->open_(std::move(source.fd), std::move(source.name), source.open_sibling, monitor);
   if (!file.ok()) return file.status();
   wim->file_ = *std::move(file);
+  wim->images_ = wim->file_->images();
+  wim->replacement_ = std::move(source.replacement);
   return wim;
 }
 
@@ -35,7 +37,12 @@ void OpenedWim::Describe(internal::ImageOpened* opened) const {
 }
 
 void OpenedWim::ReadInfo(internal::ImageInfoRead* info) const {
-  for (const libmount::ImageInfo& image : file_->images()) *info->add_images() = ToMessage(image);
+  for (const libmount::ImageInfo& image : images_) *info->add_images() = ToMessage(image);
+}
+
+absl::Status OpenedWim::CheckIntegrity(OperationMonitor& monitor) {
+  if (file_ == nullptr) return absl::FailedPreconditionError("the image is mounted already");
+  return file_->CheckIntegrity(monitor);
 }
 
 absl::Status OpenedWim::OpenTree(uint32_t index, const TreeOptions& options, OperationMonitor& monitor) {
@@ -63,6 +70,7 @@ absl::Status OpenedWim::OpenStaging(StagingSource staging, OperationMonitor& mon
     libmount::SiblingOpener none = [](std::string_view) { return absl::NotFoundError("not a split image"); };
     return open_(image_.Duplicate(), name_, none, waiting);
   };
+  options.replacement = replacement_;
   auto staged = StagedMount::Open(std::move(options), monitor);
   if (!staged.ok()) return staged.status();
   std::unique_ptr<WimTree> replaced;
@@ -72,6 +80,7 @@ absl::Status OpenedWim::OpenStaging(StagingSource staging, OperationMonitor& mon
     if (cache_budget_.has_value()) base()->SetCacheBudget(*cache_budget_);
     replaced = std::move(own_tree_);
   }
+  file_.reset();  // the staged mount has its own, and may change it for another one
   return absl::OkStatus();
 }
 

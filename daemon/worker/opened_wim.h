@@ -30,11 +30,11 @@ class OpenedWim final : public OpenedImage {
   static absl::StatusOr<std::unique_ptr<OpenedImage>> Open(ImageSource source, WimOpener open,
                                                            libmount::OperationMonitor& monitor);
 
-  const std::vector<libmount::ImageInfo>& images() const override { return file_->images(); }
+  const std::vector<libmount::ImageInfo>& images() const override { return images_; }
   absl::StatusOr<uint32_t> FindImage(std::string_view name) const override { return file_->FindImage(name); }
   void Describe(internal::ImageOpened* opened) const override;
   void ReadInfo(internal::ImageInfoRead* info) const override;
-  absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) override { return file_->CheckIntegrity(monitor); }
+  absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) override;
   absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) override;
   absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) override;
   absl::StatusOr<internal::Committed> Commit(const internal::Commit& request,
@@ -43,7 +43,7 @@ class OpenedWim final : public OpenedImage {
   libmount::WritableTree* writable_tree() override;
   void SetCacheBudget(size_t bytes) override;
   TreeStats GetTreeStats() const override;
-  bool is_solid() const override { return file_->is_solid(); }
+  bool is_solid() const override { return file_ != nullptr && file_->is_solid(); }
   uint32_t image_index() const override;
   internal::StagingState GetStagingState() const override;
   internal::Committed LastCommit() const override;
@@ -60,7 +60,9 @@ class OpenedWim final : public OpenedImage {
   const libmount::UniqueFd image_;
   const std::string name_;
   const WimOpener open_;
-  std::unique_ptr<libmount::WimFile> file_;
+  ImageReplacement replacement_;
+  std::vector<libmount::ImageInfo> images_;
+  std::unique_ptr<libmount::WimFile> file_;  // null behind OpenStaging
   TreeOptions options_;
   mutable absl::Mutex mutex_;
   uint32_t index_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -95,6 +95,7 @@ absl::StatusOr<std::unique_ptr<StagedMount>> StagedMount::Open(Options options, 
   mount->saved_base_.reset(openat(mount->options_.staging.get(), kBaseName, O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
   absl::Status opened = mount->saved_base_ ? mount->GoOn(monitor) : mount->Begin(monitor);
   if (opened.ok()) opened = mount->OpenTrees(monitor);
+  if (opened.ok() && mount->rebuilt_) opened = mount->FinishRebuilt();
   if (!opened.ok()) return opened;
   return mount;
 }
@@ -137,7 +138,11 @@ absl::Status StagedMount::GoOn(OperationMonitor& monitor) {
   auto file = options_.reopen(monitor);
   if (!file.ok()) return file.status();
   file_ = *std::move(file);
-  if (state().commit_under_way()) return FindOutcome(monitor);
+  if (state().commit_under_way()) return state().commit_rebuilds() ? FindRebuilt(monitor) : FindOutcome(monitor);
+  return CheckSameImage(monitor);
+}
+
+absl::Status StagedMount::CheckSameImage(OperationMonitor& monitor) const {
   absl::StatusOr<std::string> hash = HashOfImage(*file_, state().image_index(), monitor);
   if (!hash.ok()) return hash.status();
   if (*hash == state().metadata_hash()) return absl::OkStatus();
@@ -188,10 +193,10 @@ absl::Status StagedMount::TakeNewImage(internal::StagedMountState* state, Operat
 absl::Status StagedMount::OpenTrees(OperationMonitor& monitor) {
   auto base = file_->OpenTreeFromMetadata(saved_base_.get(), options_.tree, monitor);
   if (!base.ok()) return base.status();
-  base_ = *std::move(base);
-  if (base_->base_image() == nullptr || base_->blob_store() == nullptr) {
+  if ((*base)->base_image() == nullptr || (*base)->blob_store() == nullptr) {
     return absl::InternalError("the image cannot be laid under changes");
   }
+  base_ = std::make_unique<libmount::MovableTree>(*std::move(base));
   if (base_->dropped_entries() != 0) {
     return MakeError(Reason::kBadImageFormat,
                      absl::StrCat(options_.image_name, " has ", base_->dropped_entries(),
@@ -214,7 +219,7 @@ absl::Status StagedMount::OpenTrees(OperationMonitor& monitor) {
 }
 
 absl::StatusOr<internal::Committed> StagedMount::Commit(const internal::Commit& request, OperationMonitor& monitor) {
-  if (!staged_->has_changes() && !request.append() && !request.generate_integrity()) {
+  if (!staged_->has_changes() && !request.append() && !request.generate_integrity() && !request.rebuild()) {
     internal::Committed nothing;
     nothing.set_commit_id(request.commit_id());
     nothing.set_done(true);
@@ -240,10 +245,11 @@ absl::StatusOr<internal::Committed> StagedMount::Commit(const internal::Commit& 
   begun.set_commit_appends(request.append());
   begun.set_commit_old_size(static_cast<uint64_t>(attributes.st_size));
   begun.set_commit_old_images(static_cast<uint32_t>(file_->images().size()));
+  begun.set_commit_rebuilds(request.rebuild());
+  begun.set_commit_new_inode(0);
   if (absl::Status saved = SaveState(begun); !saved.ok()) return saved;
   libmount::TestSeam("worker-commit-begun", [&] { return monitor.cancelled(); });
-  OwnChange own(base_.get());
-  absl::Status written = Write(request, monitor);
+  absl::Status written = request.rebuild() ? Rebuild(request, begun, monitor) : Write(request, monitor);
   if (!written.ok()) {
     begun.set_commit_under_way(false);
     SaveState(begun).IgnoreError();  // the next process finds out by itself
@@ -253,6 +259,7 @@ absl::StatusOr<internal::Committed> StagedMount::Commit(const internal::Commit& 
 }
 
 absl::Status StagedMount::Write(const internal::Commit& request, OperationMonitor& monitor) {
+  OwnChange own(base_.get());
   auto contents = staged_->Snapshot();
   if (!contents.ok()) return contents.status();
   libmount::WimCommitOptions options;
@@ -292,6 +299,7 @@ internal::Committed StagedMount::LastCommit() const {
   last.set_image_index(now.image_index());
   last.set_image_name(now.image_name());
   *last.mutable_staging() = GetState();
+  DescribeFile(&last);
   return last;
 }
 

@@ -6,11 +6,13 @@
 //   STAGING/log, data, lock   the edits (libmount/staging)
 //   STAGING/base              the image's metadata as of the mount, since commits replace it there and node ids follow
 //                             from it
+//   STAGING/moved             while a file that was written anew takes the image's place: a StagedMovedBlobs
 //   STAGING/mount             a StagedMountState: which image, and how far a commit has got
 //
 // A commit is begun in `mount` before the image file is touched, and ended there when all is done. A process that finds
 // one begun looks into the image file: its metadata are the old ones (what was appended is cut off) or new ones (it was
-// done, but for letting the staged data go: they are committed again some time, and stored once only).
+// done, but for letting the staged data go: they are committed again some time, and stored once only). A commit that
+// writes the file anew is in staged_rebuild.cc.
 //
 // Thread safety: Commit from one thread at a time; the others from any.
 
@@ -25,10 +27,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "daemon/worker/opened_image.h"
 #include "dismd/internal/control.pb.h"
 #include "libmount/base/monitor.h"
 #include "libmount/base/unique_fd.h"
 #include "libmount/staging/staged_tree.h"
+#include "libmount/wim/movable_tree.h"
+#include "libmount/wim/wim_commit.h"
 #include "libmount/wim/wim_file.h"
 
 namespace dismd {
@@ -47,6 +52,7 @@ class StagedMount {
     bool resumed = false;  // takes the place of a process that died
     libmount::WimTreeOptions tree;
     Reopen reopen;
+    ImageReplacement replacement;
   };
 
   // kImageChanged: edits are there, made to another state of the image; kBadImageFormat (also: the image holds what a
@@ -69,17 +75,31 @@ class StagedMount {
   absl::Status Begin(libmount::OperationMonitor& monitor);
   absl::Status GoOn(libmount::OperationMonitor& monitor);
   absl::Status FindOutcome(libmount::OperationMonitor& monitor);
+  absl::Status CheckSameImage(libmount::OperationMonitor& monitor) const;
   absl::Status OpenTrees(libmount::OperationMonitor& monitor);
   absl::Status Write(const internal::Commit& request, libmount::OperationMonitor& monitor);
+  // staged_rebuild.cc
+  absl::Status Rebuild(const internal::Commit& request, internal::StagedMountState begun,
+                       libmount::OperationMonitor& monitor);
+  absl::StatusOr<libmount::WimCommitResult> WriteAnew(const internal::Commit& request, const libmount::UniqueFd& file,
+                                                      libmount::OperationMonitor& monitor);
+  absl::Status PrepareExchange(const libmount::UniqueFd& file, const libmount::WimCommitResult& result,
+                               internal::StagedMountState* begun);
+  absl::Status TakeNewFile(libmount::UniqueFd file, const libmount::WimCommitResult& result,
+                           internal::StagedMountState now);
+  absl::Status FindRebuilt(libmount::OperationMonitor& monitor);
+  absl::Status FinishRebuilt();
+  void DescribeFile(internal::Committed* committed) const;
   absl::Status SaveState(const internal::StagedMountState& state);
   absl::StatusOr<internal::StagedMountState> LoadState() const;
   internal::StagedMountState state() const;
   absl::Status TakeNewImage(internal::StagedMountState* state, libmount::OperationMonitor& monitor);
 
   Options options_;
+  bool rebuilt_ = false;  // a process before this one had put a new file in the image's place, and got no further
   libmount::UniqueFd saved_base_;
   std::unique_ptr<libmount::WimFile> file_;
-  std::unique_ptr<libmount::WimTree> base_;
+  std::unique_ptr<libmount::MovableTree> base_;
   std::unique_ptr<libmount::StagedTree> staged_;  // destroyed before its base
   mutable absl::Mutex mutex_;
   internal::StagedMountState state_ ABSL_GUARDED_BY(mutex_);

@@ -161,9 +161,9 @@ void AllowConditionally(Filter* filter) {
 
 // For a worker that writes: the image, and files in its staging directory (confinement.cc bounds what can be opened).
 constexpr int kAllowedForWriting[] = {
-    SCMP_SYS(pwrite64),  SCMP_SYS(pwritev),  SCMP_SYS(ftruncate), SCMP_SYS(fallocate),
-    SCMP_SYS(fdatasync), SCMP_SYS(fsync),    SCMP_SYS(flock),     SCMP_SYS(openat),
-    SCMP_SYS(unlinkat),  SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(sync_file_range),
+    SCMP_SYS(pwrite64),  SCMP_SYS(pwritev),         SCMP_SYS(ftruncate), SCMP_SYS(fallocate), SCMP_SYS(fdatasync),
+    SCMP_SYS(fsync),     SCMP_SYS(flock),           SCMP_SYS(openat),    SCMP_SYS(unlinkat),  SCMP_SYS(renameat),
+    SCMP_SYS(renameat2), SCMP_SYS(sync_file_range), SCMP_SYS(dup3),
 };
 
 }  // namespace

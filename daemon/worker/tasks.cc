@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
@@ -75,7 +76,24 @@ absl::StatusOr<std::unique_ptr<OpenedImage>> Worker::OpenFile(const std::string&
   };
   libmount::TestSeam("worker-opening", [&] { return monitor.cancelled(); });
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
-  return open_image_(ImageSource{std::move(image), name, open_sibling, partition}, monitor);
+  return open_image_(ImageSource{std::move(image), name, open_sibling, partition, Replacement()}, monitor);
+}
+
+ImageReplacement Worker::Replacement() {
+  ImageReplacement replacement;
+  replacement.create_temporary = [this](libmount::OperationMonitor& monitor) {
+    return siblings_.CreateTemporary(monitor);
+  };
+  replacement.replace_image = [this](const UniqueFd& file) {
+    absl::Status replaced = siblings_.ReplaceImage(file);
+    // Under the same number: a broker that takes over knows it by that.
+    if (replaced.ok() && dup3(file.get(), image_.get(), O_CLOEXEC) < 0) {
+      replaced = libmount::MakeErrnoError(Reason::kShuttingDown, errno, "taking the new image file");
+    }
+    return replaced;
+  };
+  replacement.drop_temporary = [this] { siblings_.DropTemporary(); };
+  return replacement;
 }
 
 OpenedImage* Worker::opened() const {

@@ -202,6 +202,7 @@ absl::Status Worker::TakeControl(std::vector<UniqueFd> fds) {
   if (absl::Status status = SetNonBlocking(fds[0].get()); !status.ok()) return status;
   control_ = std::make_shared<Channel>(std::move(fds[0]));
   link_.Replace(control_);
+  siblings_.AskAgain();  // it may come from a broker that has not heard what was asked
   return absl::OkStatus();
 }
 

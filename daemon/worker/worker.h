@@ -107,6 +107,7 @@ class Worker final : private libmount::TreeObserver {
                                                         RequestMonitor& monitor);
   // What OpenTree has opened; null before. It lives as long as the worker.
   OpenedImage* opened() const;
+  ImageReplacement Replacement();
   void AnswerOpened(uint64_t request_id, uint32_t index);
   void Answer(const internal::WorkerToFront& message);
 
