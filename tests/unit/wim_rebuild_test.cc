@@ -12,14 +12,18 @@
 #include <unistd.h>
 #include <wimlib.h>
 
+#include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "libmount/base/little_endian.h"
 #include "libmount/base/reason.h"
+#include "libmount/wim/movable_tree.h"
 #include "libmount/wim/wim_header.h"
 #include "tests/unit/wim_commit_test_util.h"
 #include "tests/unit/wim_format_test_util.h"
@@ -240,6 +244,53 @@ TEST_F(WimRebuild, DataInUseIsKeptThoughNoImageNamesIt) {
       EXPECT_EQ(data, Words(50'000, 78));
     }
   }
+}
+
+TEST_F(WimRebuild, ATreeThatIsMovedReadsTheNewFile) {
+  UniqueFd saved(open(directory_.Path("saved").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  NullMonitor monitor;
+  absl::StatusOr<std::unique_ptr<WimFile>> file = OpenWimFile(wim_);
+  ASSERT_TRUE(file.ok());
+  ASSERT_TRUE((*file)->SaveMetadata(2, saved.get(), monitor).ok());
+  absl::StatusOr<std::unique_ptr<WimTree>> opened = (*file)->OpenTreeFromMetadata(saved.get(), {}, monitor);
+  ASSERT_TRUE(opened.ok());
+  MovableTree tree(*std::move(opened));
+  const NodeId node = FindPath(tree, "dir/400000");
+  const NodeId removed = FindPath(tree, "dir/sub/small9");
+  EditedImage image(*tree.base_image());
+  Edit(image);
+  image.Remove("dir/sub/small9");
+  absl::StatusOr<WimCommitResult> result = RebuildTo(wim_, new_, 2, &image, {.recompress = Compression::kLzx});
+  ASSERT_TRUE(result.ok()) << result.status();
+  image.Apply(result->stored);
+
+  // Reads go on all the time.
+  std::atomic<bool> stop = false;
+  std::atomic<int> reads = 0;
+  std::thread reader([&] {
+    while (!stop) {
+      EXPECT_EQ(ReadAll(tree, node), Words(400'000, 400'000));
+      ++reads;
+    }
+  });
+  tree.SuspendChangeDetection();
+  ASSERT_EQ(rename(new_.c_str(), wim_.c_str()), 0);
+  file = OpenWimFile(wim_);
+  ASSERT_TRUE(file.ok());
+  opened = (*file)->OpenTreeFromMetadata(saved.get(), {}, monitor);
+  ASSERT_TRUE(opened.ok());
+  tree.MoveTo(*std::move(opened));
+  tree.RenewChangeDetection();
+  const int before = reads;
+  while (reads < before + 2) usleep(1000);
+  stop = true;
+  reader.join();
+  EXPECT_EQ(FindPath(tree, "dir/400000"), node);
+  EXPECT_EQ(FindPath(tree, "dir/sub/small9"), removed);  // it shows what was mounted
+  EXPECT_TRUE(tree.CheckImageUnchanged().ok());
+  std::string data(123'456, '\0');
+  EXPECT_EQ(tree.blob_store()->ReadBlob(image.Record("new").streams[0].hash, 0, absl::MakeSpan(data)), 0);
+  EXPECT_EQ(data, Words(123'456, 5));
 }
 
 TEST_F(WimRebuild, DamagedDataIsNotLostSilently) {
