@@ -110,10 +110,11 @@ void Slots::ReplaceImage(Slot* slot, const internal::ReplaceImage& request, std:
 void Slots::OnReplaced(Slot* slot, UniqueFd file, internal::BrokerToWorker message,
                        const internal::TemporaryAnswer& answer, const ChildOutcome& outcome) {
   slot->replacing = false;
-  const absl::Status status = StatusOf(outcome, slot->record.image_path());
+  absl::Status status = StatusOf(outcome, slot->record.image_path());
+  // Killed half way: it may be done. The worker asks again.
+  slot->image_unknown = outcome.end == ChildOutcome::End::kTimedOut || outcome.end == ChildOutcome::End::kFailed;
+  if (slot->image_unknown) status = MakeError(Reason::kPathTimedOut, std::string(status.message()));
   SetSiblingError(status, answer, message.mutable_opened_sibling());
-  // Killed half way: it may be done.
-  slot->image_unknown = !status.ok();
   if (status.ok() && !answer.has_error()) {
     slot->image = std::move(file);
     slot->record.set_image_device(answer.device());
