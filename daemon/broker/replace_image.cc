@@ -141,15 +141,6 @@ bool IsFile(const Place& place, const std::string& name, const struct stat& file
          found.st_dev == file.st_dev && found.st_ino == file.st_ino;
 }
 
-absl::Status Link(const Place& place, int file, const std::string& name) {
-  const std::string self = absl::StrCat("/proc/self/fd/", file);
-  auto link = [&] { return linkat(AT_FDCWD, self.c_str(), place.directory.get(), name.c_str(), AT_SYMLINK_FOLLOW); };
-  if (link() == 0) return absl::OkStatus();
-  // Left by an earlier attempt.
-  if (errno == EEXIST && unlinkat(place.directory.get(), name.c_str(), 0) == 0 && link() == 0) return absl::OkStatus();
-  return Failed("cannot give the new image file a name in the image's directory");
-}
-
 absl::Status Exchange(const Place& place, const std::string& name, const struct stat& old_file) {
   const int directory = place.directory.get();
   if (renameat2(directory, name.c_str(), directory, place.name.c_str(), RENAME_EXCHANGE) == 0) {
@@ -178,18 +169,18 @@ void SyncDirectory(const Place& place, int file) {
 absl::Status Replace(int image, int file, const std::string& name) {
   struct stat old_file, new_file;
   if (fstat(image, &old_file) != 0 || fstat(file, &new_file) != 0) return Failed("cannot look at the image file");
-  if (!S_ISREG(new_file.st_mode) || new_file.st_nlink > 1) {
+  if (!S_ISREG(new_file.st_mode) || new_file.st_nlink != 1) {
     return MakeError(Reason::kAccessDenied, "what is to be the image file is none");
   }
   // Asked again: it may be done.
   const std::string path = PathOf(file);
   const std::string leaf = path.substr(path.rfind('/') + 1);
-  if (new_file.st_nlink == 1 && old_file.st_nlink == 0 && leaf != name) {
+  if (old_file.st_nlink == 0 && leaf != name) {
     syncfs(file);
     return absl::OkStatus();
   }
   absl::StatusOr<Place> place = PlaceOf(image);
-  if (!place.ok() && new_file.st_nlink == 1) {
+  if (!place.ok()) {
     // Exchanged, and the old file still has our name, or none.
     Place now;
     now.directory = OpenParent(file, path, &now.name);
@@ -198,9 +189,8 @@ absl::Status Replace(int image, int file, const std::string& name) {
     SyncDirectory(now, file);
     return absl::OkStatus();
   }
-  if (!place.ok()) return place.status();
   if (place->name == name) {  // likewise: what the image's descriptor leads to has our name
-    if (new_file.st_nlink != 1 || leaf == name) return MakeError(Reason::kImageChanged, "the image file was renamed");
+    if (leaf == name) return MakeError(Reason::kImageChanged, "the image file was renamed");
     unlinkat(place->directory.get(), name.c_str(), 0);
     SyncDirectory(*place, file);
     return absl::OkStatus();
@@ -210,10 +200,7 @@ absl::Status Replace(int image, int file, const std::string& name) {
   }
   if (absl::Status alike = MakeAlike(image, file); !alike.ok()) return alike;
   if (fsync(file) != 0) return Failed("cannot bring the new image file to the disk");
-  if (new_file.st_nlink == 0) {
-    if (absl::Status linked = Link(*place, file, name); !linked.ok()) return linked;
-  }
-  libmount::TestSeam("broker-image-linked");
+  libmount::TestSeam("broker-image-prepared");
   absl::Status exchanged = Exchange(*place, name, old_file);
   if (!exchanged.ok()) {
     unlinkat(place->directory.get(), name.c_str(), 0);
@@ -234,11 +221,9 @@ void CreateTemporaryAs(const internal::Identity& caller, int image, const std::s
   absl::StatusOr<Place> place = PlaceOf(image);
   if (!place.ok()) return SetError(place.status(), answer->mutable_error());
   unlinkat(place->directory.get(), name.c_str(), 0);  // of an earlier attempt
-  UniqueFd file(openat(place->directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, kTemporaryMode));
-  if (!file && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT || errno == EINVAL)) {
-    file.reset(openat(place->directory.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                      kTemporaryMode));
-  }
+  // With a name, not by O_TMPFILE: of a file that had none when it was opened the kernel never tells where it is.
+  UniqueFd file(
+      openat(place->directory.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kTemporaryMode));
   if (!file) {
     return SetError(Failed("cannot make a file in the directory of the image"), answer->mutable_error());
   }

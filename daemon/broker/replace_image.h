@@ -3,7 +3,7 @@
 // A new file in the place of an image, with the caller's rights: made, exchanged, and removed where nothing came of it.
 // Runs in a child (child.h): every call may wait for a file system of the caller's.
 //
-//   O_TMPFILE ─ written by the worker ─ owner, mode, attributes of the old one ─ fsync ─ link to a name of ours
+//   a file with a name of ours ─ written by the worker ─ owner, mode, attributes of the old one ─ fsync
 //     ─ exchange the two names ─ unlink ours, which is the old file's by now ─ fsync of the directory
 //
 // A name of ours can be left where power is lost, or the child is killed: .dismd-MOUNT_ID.new; whoever finds it removes

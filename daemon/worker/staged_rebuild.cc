@@ -66,7 +66,7 @@ absl::Status MovedError(int error) {
 }
 
 // Whether the image may be the new file or not.
-bool IsUnknown(const absl::Status& replaced) {
+bool IsOutcomeUnknown(const absl::Status& replaced) {
   const Reason reason = libmount::ReasonOf(replaced);
   return !replaced.ok() && (reason == Reason::kPathTimedOut || reason == Reason::kShuttingDown);
 }
@@ -104,7 +104,7 @@ absl::Status StagedMount::Rebuild(const internal::Commit& request, internal::Sta
   flock(file.get(), LOCK_EX | LOCK_NB);
   base_->SuspendChangeDetection();
   const absl::Status replaced = options_.replacement.replace_image(file);
-  if (IsUnknown(replaced)) Die(replaced);
+  if (IsOutcomeUnknown(replaced)) Die(replaced);
   if (replaced.ok()) {
     if (absl::Status taken = TakeNewFile(std::move(file), *result, begun); !taken.ok()) Die(taken);
   } else {

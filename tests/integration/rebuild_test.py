@@ -197,11 +197,19 @@ class RebuildTest(RebuildTestCase):
         self.client.mount(self.wim, reader, index=1)
         self.assert_edited(reader)
         self.client.unmount(reader)
+        self.unmount("COMMIT", rebuild=True)
+        self.assert_edited(self.applied())
+
+    def test_refused_where_the_file_has_two_names(self):
+        """One of them would stay with the old image."""
         os.link(self.wim, f"{self.directory}/second-name.wim")
+        self.mount_rw()
+        self.edit()
+        before = digest(self.wim)
         with self.fails("IMAGE_IN_USE"):
             self.rebuild()
-        os.unlink(f"{self.directory}/second-name.wim")
-        self.unmount("COMMIT", rebuild=True)
+        self.assertEqual(digest(self.wim), before)
+        self.unmount("COMMIT")
         self.assert_edited(self.applied())
 
     def test_files_in_use_go_on(self):
@@ -372,7 +380,7 @@ class RebuildCrashTest(RebuildTestCase):
         self.unmount("DISCARD")
 
     def test_worker_killed_behind_the_exchange(self):
-        for seam in ("broker-image-linked", "broker-image-exchanged", "worker-replaced", "worker-rebuild-finished"):
+        for seam in ("broker-image-prepared", "broker-image-exchanged", "worker-replaced", "worker-rebuild-finished"):
             with self.subTest(seam):
                 shutil.copyfile(self.own_image("two-images.wim"), self.wim)
                 self.prepare()
@@ -436,7 +444,7 @@ class RebuildCrashTest(RebuildTestCase):
 
     def test_broker_killed_in_the_exchange(self):
         """Its child goes on, and the next broker is asked again."""
-        for seam in ("broker-image-linked", "broker-image-exchanged"):
+        for seam in ("broker-image-prepared", "broker-image-exchanged"):
             with self.subTest(seam):
                 shutil.copyfile(self.own_image("two-images.wim"), self.wim)
                 self.prepare()
@@ -462,7 +470,7 @@ class RebuildCrashTest(RebuildTestCase):
             return [failure.reason]
 
     def test_all_killed_in_the_exchange(self):
-        for seam in ("broker-image-linked", "broker-image-exchanged", "worker-replaced"):
+        for seam in ("broker-image-prepared", "broker-image-exchanged", "worker-replaced"):
             with self.subTest(seam):
                 shutil.copyfile(self.own_image("two-images.wim"), self.wim)
                 self.prepare()
