@@ -7,7 +7,7 @@
 //     ─ exchange the two names ─ unlink ours, which is the old file's by now ─ fsync of the directory
 //
 // A name of ours can be left where power is lost, or the child is killed: .dismd-MOUNT_ID.new; whoever finds it removes
-// it. Where the file system knows no files without a name, the file has that name from the beginning.
+// it. (O_TMPFILE would leave nothing, but the kernel does not tell where such a file is once it has a name.)
 
 #ifndef DAEMON_BROKER_REPLACE_IMAGE_H_
 #define DAEMON_BROKER_REPLACE_IMAGE_H_

@@ -57,12 +57,6 @@ int ChangeErrno() {
   }
 }
 
-uint64_t WindowsTimeNow() {
-  timespec now = {};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return ToWindowsTime(now);
-}
-
 ErrnoOr<uint64_t> NtfsTreeImpl::Change(const Request& request, Operation operation, ChangeBody body) {
   if (read_only()) return Errno(EROFS);
   // Readers of data look into clusters that a change may give to another file.

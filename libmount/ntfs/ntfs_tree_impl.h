@@ -255,7 +255,6 @@ bool IsOrphanName(std::string_view utf16);
 
 // errno as the library left it, where a caller can make something of it; else EIO.
 int ChangeErrno();
-uint64_t WindowsTimeNow();
 std::string_view Utf16Bytes(const std::u16string& text);
 
 }  // namespace libmount

@@ -2,7 +2,7 @@
 //
 // Windows' terms for what it stores of a file: attribute bits, reparse tags, times.
 //
-// Thread safety: all functions are pure.
+// Thread safety: all functions are pure, but for the clock.
 
 #ifndef LIBMOUNT_TREE_WINDOWS_H_
 #define LIBMOUNT_TREE_WINDOWS_H_
@@ -55,6 +55,12 @@ constexpr uint64_t ToWindowsTime(const timespec& time) {
   if (time.tv_sec < -kUnixEpochSeconds) return 0;
   if (time.tv_sec > kLastSecond - kUnixEpochSeconds) return static_cast<uint64_t>(kLastSecond * kTicksPerSecond);
   return static_cast<uint64_t>((time.tv_sec + kUnixEpochSeconds) * kTicksPerSecond + time.tv_nsec / 100);
+}
+
+inline uint64_t WindowsTimeNow() {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return ToWindowsTime(now);
 }
 
 }  // namespace libmount

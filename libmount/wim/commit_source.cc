@@ -17,14 +17,6 @@
 
 namespace libmount {
 
-uint64_t WindowsTimeNow() {
-  constexpr uint64_t kUnixEpochSeconds = 11'644'473'600;
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (static_cast<uint64_t>(now.tv_sec) + kUnixEpochSeconds) * 10'000'000 +
-         static_cast<uint64_t>(now.tv_nsec) / 100;
-}
-
 absl::Status SyncData(int fd, const std::string& name) {
   if (fdatasync(fd) == 0) return absl::OkStatus();
   const bool full = errno == ENOSPC || errno == EDQUOT;

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libmount/base/monitor.h"
+#include "libmount/tree/windows.h"
 #include "libmount/wim/blob_table.h"
 #include "libmount/wim/chunk_buffer.h"
 #include "libmount/wim/image_metadata.h"
@@ -64,7 +65,6 @@ struct CommitSource {
 // kInvalidImageIndex; kOutOfResources: there is no room for one more image.
 absl::Status CheckCommitIndex(const CommitSource& source, const std::string& name, uint32_t index, bool append);
 
-uint64_t WindowsTimeNow();
 // kOutOfResources: no space for what was written before.
 absl::Status SyncData(int fd, const std::string& name);
 
