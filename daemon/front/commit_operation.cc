@@ -96,7 +96,9 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
     request.mutable_get_commit_outcome()->set_commit_id(id);
     absl::StatusOr<internal::WorkerToFront> answer = worker->Call(request, never, deadline - absl::Now());
     if (answer.ok() && answer->has_committed()) {
-      if (answer->committed().done()) return answer->committed();
+      // Of an earlier one, where this one had not even begun.
+      const bool ours = answer->committed().commit_id() == id;
+      if (ours && answer->committed().done()) return answer->committed();
       return MakeError(Reason::kWorkerDied,
                        "the process that wrote the image died, and another one serves the mount now; the image file is "
                        "as it was before, and all edits are there: commit again");

@@ -77,6 +77,9 @@ struct Mount {
   std::unique_ptr<OverlayDevice> overlay;
 };
 
+// For the names of tests: the bytes of pointers would be others in each run.
+void PrintTo(const Format& format, std::ostream* out) { *out << format.name << " " << format.options; }
+
 class OverlayCommitTest : public ::testing::TestWithParam<Format> {
  protected:
   OverlayCommitTest() : path_(directory_.Path("disk")), staging_(std::make_shared<MemoryDisk>()) {
@@ -261,10 +264,16 @@ TEST_P(OverlayCommitTest, ADeathAtAnyStepIsMadeGoodByTheNextCommit) {
   EXPECT_GT(begun, 5);
 }
 
+std::string FormatName(const ::testing::TestParamInfo<Format>& info) {
+  constexpr const char* kNames[] = {"Raw", "FixedVhd", "DynamicVhd", "DynamicVhdx"};
+  return kNames[info.index];
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, OverlayCommitTest,
                          ::testing::Values(Format{"raw", ""}, Format{"vpc", "-o subformat=fixed,force_size=on"},
                                            Format{"vpc", "-o subformat=dynamic,force_size=on"},
-                                           Format{"vhdx", "-o subformat=dynamic,block_size=1M"}));
+                                           Format{"vhdx", "-o subformat=dynamic,block_size=1M"}),
+                         FormatName);
 
 TEST(OverlayCommitRoom, ADiskThatWouldGrowTooLargeIsNotBegun) {
   DiskDirectory directory;
