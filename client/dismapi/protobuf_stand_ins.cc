@@ -26,7 +26,7 @@ uint32_t ghtonl(uint32_t value) { return htonl(value); }
 
 namespace internal {
 
-thread_local ThreadSafeArena::ThreadCache ThreadSafeArena::thread_cache_ = {};
+__thread ThreadSafeArena::ThreadCache ThreadSafeArena::thread_cache_ = {};
 ThreadSafeArena::~ThreadSafeArena() { abort(); }
 void ThreadSafeArena::AddCleanup(void*, void (*)(void*)) { abort(); }
 uint64_t ThreadSafeArena::SpaceAllocated() const { abort(); }
