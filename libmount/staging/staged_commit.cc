@@ -108,7 +108,8 @@ class FrozenContents final : public ImageContents {
       for (const Stream& stream : node->streams) {
         if (stream.blob_used > 0) visitor(stream.hash);
       }
-      if (node->reparse_hash != BlobHash()) visitor(node->reparse_hash);
+      constexpr BlobHash kNoBytes = {};
+      if (node->reparse_hash != kNoBytes) visitor(node->reparse_hash);
     }
   }
 

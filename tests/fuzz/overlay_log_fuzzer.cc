@@ -41,11 +41,7 @@ void FillLog(std::shared_ptr<MemoryDisk> disk, std::string_view input) {
   disk->Content("data") = std::string(20 * OverlayDevice::kClusterSize, 'd');
 }
 
-}  // namespace
-}  // namespace libmount
-
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace libmount;
+int RunOne(const uint8_t* data, size_t size) {
   InitLogging("overlay_log_fuzzer", Severity::kError);
   auto disk = std::make_shared<MemoryDisk>();
   disk->LimitFiles(kMaxFileSize);
@@ -75,3 +71,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   return 0;
 }
+
+}  // namespace
+}  // namespace libmount
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) { return libmount::RunOne(data, size); }
