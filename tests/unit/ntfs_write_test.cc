@@ -22,9 +22,7 @@
 namespace libmount {
 namespace {
 
-using testing::Contains;
 using testing::IsEmpty;
-using testing::Not;
 using testing::UnorderedElementsAre;
 
 constexpr uint64_t kMiB = 1 << 20;
