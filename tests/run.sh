@@ -196,10 +196,12 @@ if wanted lint; then
 fi
 
 if wanted asan; then
+  # Left to the debug build: minutes of other programs, hashing and random writes, of which shorter tests do the same.
+  long='^(soak_test|recovery_test\.KilledWorkerTreeTest|BlockWriterTenThousand|.*dirtylog_10G)'
   # The sandboxed worker cannot be ptraced, which LeakSanitizer needs: the worker itself turns leak detection off.
   export ASAN_OPTIONS=abort_on_error=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
   export LSAN_OPTIONS=suppressions=$root/tests/lsan.supp:print_suppressions=0
-  build_tree asan all "${debug_options[@]}" -DDISMD_SANITIZE=address,undefined && run_ctest asan "${ctest_options[@]}"
+  build_tree asan all "${debug_options[@]}" -DDISMD_SANITIZE=address,undefined && run_ctest asan -E "$long" "${ctest_options[@]}"
 fi
 
 if wanted tsan; then
