@@ -28,7 +28,7 @@ constexpr size_t kNameAt = 0x42;
 
 ErrnoOr<Attribute> OpenAttribute(ntfs_inode* inode, ATTR_TYPES type, std::string_view name) {
   std::vector<ntfschar> units(name.size() / sizeof(ntfschar) + 1);
-  memcpy(units.data(), name.data(), name.size());
+  name.copy(reinterpret_cast<char*>(units.data()), name.size());  // memcpy takes no null
   errno = 0;
   const auto count = static_cast<u32>(name.size() / sizeof(ntfschar));
   Attribute attribute(ntfs_attr_open(inode, type, name.empty() ? AT_UNNAMED : units.data(), count));

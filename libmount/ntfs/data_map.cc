@@ -80,7 +80,7 @@ size_t DataMap::RunAt(uint64_t vcn) const {
 
 int DataMap::Read(const BlockDevice& device, uint64_t offset, absl::Span<char> out) const {
   if (kind_ == Kind::kResident) {
-    memcpy(out.data(), resident_.data() + offset, out.size());
+    std::copy_n(resident_.data() + offset, out.size(), out.data());
     return 0;
   }
   if (out.empty()) return 0;

@@ -28,7 +28,7 @@ constexpr size_t kMaxLinkTexts = 65536;
 class Name {
  public:
   explicit Name(std::string_view utf16) : units_(utf16.size() / 2) {
-    memcpy(units_.data(), utf16.data(), units_.size() * sizeof(ntfschar));
+    utf16.copy(reinterpret_cast<char*>(units_.data()), units_.size() * sizeof(ntfschar));
   }
   const ntfschar* units() const { return units_.data(); }
   u8 size() const { return static_cast<u8>(units_.size()); }

@@ -109,7 +109,7 @@ int NtfsTreeImpl::SetStream(ntfs_inode* inode, std::string_view name, std::optio
     if (stream.name != *utf16 && value && EqualFolded(Utf16LeToWtf8(stream.name), name)) return EEXIST;
   }
   std::vector<ntfschar> units(utf16->size() / 2);
-  memcpy(units.data(), utf16->data(), utf16->size());
+  utf16->copy(reinterpret_cast<char*>(units.data()), utf16->size());
   errno = 0;
   if (!value) {
     if (ntfs_attr_remove(inode, AT_DATA, units.data(), static_cast<u32>(units.size())) != 0) return ChangeErrno();

@@ -91,7 +91,7 @@ int NtfsTreeImpl::Unpack(ntfs_inode* inode, NodeId node) {
   }
   std::string name = *Wtf8ToUtf16Le(kWofStreamName);
   std::vector<ntfschar> units(name.size() / 2);
-  memcpy(units.data(), name.data(), name.size());
+  name.copy(reinterpret_cast<char*>(units.data()), name.size());
   errno = 0;
   if (ntfs_attr_remove(inode, AT_DATA, units.data(), static_cast<u32>(units.size())) != 0) return ChangeErrno();
   if (ntfs_remove_ntfs_reparse_data(inode) != 0) return ChangeErrno();
