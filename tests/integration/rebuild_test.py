@@ -290,7 +290,8 @@ class RebuildFullDiskTest(RebuildTestCase):
         size = os.path.getsize(self.wim)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2 // 4096 * 4096 + (1 << 20)}", "tmpfs", small],
                        check=True)
-        self.addCleanup(subprocess.run, ["umount", small], check=True)
+        # A child of the broker's may still hold the image for a moment.
+        self.addCleanup(wait_until, lambda: subprocess.run(["umount", small], check=False).returncode == 0, 10, "umount")
         self.wim = shutil.move(self.wim, f"{small}/image.wim")
         self.folder = small
         write(f"{small}/filler", NOISE[:1 << 20])
