@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<NtfsTree>> NtfsTree::OpenForWriting(WritableBlock
 
 absl::Status NtfsTreeImpl::Init() {
   if (resumed_) return absl::OkStatus();
-  if (int error = RemoveOrphans()) {
+  if (int error = RemoveUnlinked()) {
     return MakeErrnoError(Reason::kOutOfResources, error,
                           "cannot remove the files that were open when they were removed");
   }
@@ -110,7 +110,8 @@ bool IsOrphanName(std::string_view utf16) {
   return true;
 }
 
-int NtfsTreeImpl::RemoveOrphans() {
+int NtfsTreeImpl::RemoveUnlinked() {
+  if (read_only()) return 0;
   absl::WriterMutexLock data_lock(&data_mutex_);
   absl::MutexLock lock(&library_mutex());
   std::vector<std::pair<FileReference, std::string>> orphans;
@@ -134,6 +135,8 @@ int NtfsTreeImpl::RemoveOrphans() {
                      });
     // One that is damaged stays; it does no harm.
     if (!done.ok() && done.error() != EIO) return done.error();
+    orphans_.erase(NodeOf(file));
+    maps_.Remove(NodeOf(file));
   }
   return 0;
 }

@@ -257,7 +257,7 @@ TEST_F(FrontService, MountsOfAFrontBeforeAreKnownAgain) {
   known.mutable_known_slot()->set_mount_path("/home/old");
   known.mutable_known_slot()->set_read_only(true);
   known.mutable_known_slot()->set_worker_pid(12);
-  known.mutable_known_slot()->set_registry_record(record.SerializeAsString());
+  known.mutable_known_slot()->set_registry_record(RecordOf(record, {}));
   Events events(service_, Of(kAnna));
   events.Next();
   auto ends = Channel::CreatePair();

@@ -340,6 +340,24 @@ TEST_F(NtfsWriteTest, AfterARecoveryRemovedFilesLiveUntilTheNextMount) {
   CheckVolume();
 }
 
+TEST_F(NtfsWriteTest, RemovedFilesGoWhenNobodyCanHaveThemOpenAnyMore) {
+  NtfsTree* tree = &Open();
+  const NodeId open = File("open", "1");
+  const NodeId stays = File("stays", "2");
+  tree->Open(open);
+  tree->Unlink({}, kRootNode, "open");
+  device_->Die();
+  tree = &Open(/*resumed=*/true);
+  tree->Release(open);  // of an Open before the recovery
+  EXPECT_EQ(ReadAll(*tree, open), "1");
+  EXPECT_EQ(tree->RemoveUnlinked(), 0);
+  EXPECT_EQ(tree->GetAttributes(open).error(), ENOENT);
+  EXPECT_EQ(tree->RemoveUnlinked(), 0);
+  EXPECT_EQ(ReadAll(*tree, stays), "2");
+  EXPECT_THAT(List(*tree, kRootNode), UnorderedElementsAre("stays"));
+  CheckVolume();
+}
+
 TEST_F(NtfsWriteTest, AttributesSizesAndTimes) {
   NtfsTree& tree = Open();
   const NodeId file = File("file", std::string(100'000, 'x'));
