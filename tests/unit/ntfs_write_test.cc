@@ -330,6 +330,8 @@ TEST_F(NtfsWriteTest, AfterARecoveryRemovedFilesLiveUntilTheNextMount) {
   device_->Die();
   tree = &Open(/*resumed=*/true);
   EXPECT_EQ(ReadAll(*tree, open), "1");
+  EXPECT_EQ(tree->GetAttributes(open)->link_count, 0u);
+  EXPECT_EQ(tree->MakeLink({}, open, kRootNode, "x").error(), ENOENT);
   EXPECT_EQ(tree->Unlink({}, kRootNode, "later"), 0);
   EXPECT_EQ(ReadAll(*tree, later), "2");
   EXPECT_THAT(List(*tree, kRootNode), IsEmpty());
