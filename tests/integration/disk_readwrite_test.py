@@ -124,6 +124,15 @@ class DiskCase(SeamTestCase):
         self.client.close()
         self.client = Client(self.service.address)
 
+    serves = readwrite_test.CrashTest.serves
+
+    def hand_over(self):
+        front = self.service.front()
+        self.service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not processes.alive(front), 20, "the front to end")
+        wait_until(self.serves, 20, "the next to serve")
+        self.new_client()
+
 
 class FormatCase(DiskCase):
     """What each format must do."""
@@ -244,12 +253,7 @@ class OtherMountsTest(ChildCase):
         write(f"{self.root}/new.txt", b"new")
         self.mount_rw(self.disk, self.reader)
         write(f"{self.reader}/child.txt", b"child")
-        front = self.service.front()
-        self.service.process.send_signal(signal.SIGHUP)  # the next one knows, too
-        wait_until(lambda: not processes.alive(front), 20, "the front to end")
-        self.service._ready()
-        self.new_client()
-        wait_until(lambda: self.client.mounts(), 20, "the next front")
+        self.hand_over()  # the next front knows, too
         before = digest(self.parent)
         with self.fails("IMAGE_IN_USE") as failure:
             self.commit()
@@ -429,11 +433,7 @@ class RecoveryTest(DiskCase):
     def test_front_and_broker(self):
         self.mount_rw()
         self.edit()
-        front = self.service.front()
-        self.service.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: not processes.alive(front), 20, "the front to end")
-        self.new_client()
-        wait_until(lambda: self.client.mounts(), 20, "the next to serve")
+        self.hand_over()
         worker = self.client.get_mount(self.root)["worker_pid"]
         self.service.process.kill()
         self.assert_edited(self.root)
