@@ -27,14 +27,15 @@ using libmount::Severity;
 // While it lives, the other mounts of a file expect it to be changed.
 class Announcement {
  public:
-  Announcement(std::vector<MountView> others) : others_(std::move(others)) {
+  Announcement(std::vector<MountView> others, std::string commit_id)
+      : others_(std::move(others)), commit_id_(std::move(commit_id)) {
     internal::FrontToWorker request;
-    request.mutable_suspend_image_checks();
+    request.mutable_suspend_image_checks()->set_commit_id(commit_id_);
     Tell(request);
   }
   ~Announcement() {
     internal::FrontToWorker request;
-    request.mutable_renew_image_state();
+    request.mutable_renew_image_state()->set_commit_id(commit_id_);
     Tell(request);
   }
   Announcement(const Announcement&) = delete;
@@ -53,6 +54,7 @@ class Announcement {
   }
 
   const std::vector<MountView> others_;
+  const std::string commit_id_;
 };
 
 // While it lives, there is no other mount of the image's file, which may be exchanged for another one.
@@ -83,6 +85,45 @@ class RebuildSeat {
   std::optional<ImageFile> file_;
 };
 
+absl::Status Lost() {
+  return MakeError(Reason::kWorkerDied,
+                   "the process that wrote the image died, and another one serves the mount now; the image file is "
+                   "as it was before, and all edits are there: commit again");
+}
+
+void ReportTo(Operation& operation, const internal::WorkerProgress& progress) {
+  operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
+}
+
+absl::StatusOr<internal::Committed> AskToCommit(Operation& operation, WorkerLink& worker,
+                                                const v1::CommitOptions& options) {
+  internal::FrontToWorker request;
+  request.mutable_commit()->set_commit_id(operation.id());
+  request.mutable_commit()->set_append(options.append());
+  request.mutable_commit()->set_generate_integrity(options.generate_integrity());
+  request.mutable_commit()->set_rebuild(WritesFileAnew(options));
+  request.mutable_commit()->set_recompress(options.recompress());
+  absl::StatusOr<internal::WorkerToFront> answer = worker.CallToTheEnd(
+      std::move(request), operation.cancel_token(), kCommitSilence,
+      [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  if (!answer.ok()) return answer.status();
+  if (answer->has_committed()) return answer->committed();
+  return MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
+}
+
+// What became of a commit that a front before this one had begun. Nothing: the worker has never heard of it.
+std::optional<absl::StatusOr<internal::Committed>> AskOutcome(Operation& operation, WorkerLink& worker) {
+  internal::FrontToWorker request;
+  request.mutable_get_commit_outcome()->set_commit_id(operation.id());
+  absl::StatusOr<internal::WorkerToFront> answer = worker.CallToTheEnd(
+      std::move(request), operation.cancel_token(), kCommitSilence,
+      [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  if (!answer.ok()) return answer.status();
+  if (!answer->has_committed() || answer->committed().commit_id() != operation.id()) return std::nullopt;
+  if (!answer->committed().done()) return Lost();
+  return answer->committed();
+}
+
 // What became of a commit whose worker died.
 absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, const std::string& id) {
   CancelToken never;
@@ -99,9 +140,7 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
       // Of an earlier one, where this one had not even begun.
       const bool ours = answer->committed().commit_id() == id;
       if (ours && answer->committed().done()) return answer->committed();
-      return MakeError(Reason::kWorkerDied,
-                       "the process that wrote the image died, and another one serves the mount now; the image file is "
-                       "as it was before, and all edits are there: commit again");
+      return Lost();
     }
     before = worker;  // has died as well
   }
@@ -134,7 +173,10 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
 absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation& operation, const MountView& view,
                                                    const v1::CommitOptions& options, bool wait_for_replacement) {
   operation.Report({Phase::kWaiting, 0, 0});
-  std::unique_ptr<FileLocks::Holder> turn = tools.file_locks.Lock(view.file, operation.cancel_token());
+  // One that may be under way already is cancelled where it runs, or has ended.
+  CancelToken never;
+  std::unique_ptr<FileLocks::Holder> turn =
+      tools.file_locks.Lock(view.file, operation.resumed() ? never : operation.cancel_token());
   if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
   const bool rebuild = WritesFileAnew(options);
   operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
@@ -142,35 +184,22 @@ absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation
   if (rebuild) {
     if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
   }
-  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()));
+  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id());
   libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
-  internal::FrontToWorker request;
-  request.mutable_commit()->set_commit_id(operation.id());
-  request.mutable_commit()->set_append(options.append());
-  request.mutable_commit()->set_generate_integrity(options.generate_integrity());
-  request.mutable_commit()->set_rebuild(rebuild);
-  request.mutable_commit()->set_recompress(options.recompress());
-  absl::StatusOr<internal::WorkerToFront> answer = view.worker->CallToTheEnd(
-      std::move(request), operation.cancel_token(), kCommitSilence,
-      [&operation](const internal::WorkerProgress& progress) {
-        operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
-      });
-  absl::StatusOr<internal::Committed> done = answer.ok() ? absl::UnknownError("") : answer.status();
-  if (answer.ok() && answer->has_committed()) {
-    done = answer->committed();
-  } else if (answer.ok()) {
-    done = MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
-  } else if (libmount::ReasonOf(answer.status()) == Reason::kWorkerDied && wait_for_replacement) {
+  std::optional<absl::StatusOr<internal::Committed>> done;
+  if (operation.resumed()) done = AskOutcome(operation, *view.worker);
+  if (!done.has_value()) done = AskToCommit(operation, *view.worker, options);
+  if (libmount::ReasonOf(done->status()) == Reason::kWorkerDied && wait_for_replacement) {
     done = AskReplacement(tools, view, operation.id());
   }
-  seat.Ended(done);
-  return done;
+  seat.Ended(*done);
+  return *std::move(done);
 }
 
-absl::Status RunCommit(const Tools& tools, Operation& operation, const std::string& mount_id,
+absl::Status RunCommit(const Tools& tools, Operation& operation, const absl::StatusOr<MountView>& view,
                        const v1::CommitOptions& options) {
-  absl::StatusOr<MountView> view = tools.registry.BeginCommit(mount_id);
   if (!view.ok()) return view.status();
+  const std::string& mount_id = view->mount.mount_id();
   absl::StatusOr<internal::Committed> done = absl::UnknownError("");
   if (view->worker == nullptr) {
     done = MakeError(Reason::kWorkerDied, "nobody serves the mount");

@@ -5,7 +5,8 @@
 //   occupy the mount → wait for other commits of the file → tell the other mounts of the file → commit (worker)
 //     → tell the others that it is over
 //
-// A worker that dies while it commits is replaced, and the replacement knows what became of the commit.
+// A worker that dies while it commits is replaced, and the replacement knows what became of the commit. A front that
+// takes over goes on with the operation: the worker knows what became of the commit, or is still at it.
 
 #ifndef DAEMON_FRONT_COMMIT_OPERATION_H_
 #define DAEMON_FRONT_COMMIT_OPERATION_H_
@@ -24,9 +25,9 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
 // Whether the commit puts another file in the image's place: when there is no other mount of it (IMAGE_IN_USE).
 bool WritesFileAnew(const v1::CommitOptions& options);
 
-// REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on. OPERATION_IN_PROGRESS, IMAGE_CHANGED,
+// `view` is of BeginCommit. REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on. OPERATION_IN_PROGRESS, IMAGE_CHANGED,
 // IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...
-absl::Status RunCommit(const Tools& tools, Operation& operation, const std::string& mount_id,
+absl::Status RunCommit(const Tools& tools, Operation& operation, const absl::StatusOr<MountView>& view,
                        const v1::CommitOptions& options);
 
 // The commit itself, of a mount that the caller of this has occupied. `wait_for_replacement`: the mount is served, so

@@ -57,6 +57,7 @@ struct MountView {
   ImageFile file;
   std::string path;        // real, as bytes
   std::string image_path;  // likewise
+  bool held = false;       // unmounted already, by a front before this one, for a commit
 };
 
 // A place for a mount being made; given back by the destructor unless published.
@@ -170,6 +171,7 @@ class MountRegistry {
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
     bool gone = false;
+    bool held = false;
     bool served_to_the_end = false;  // the worker says that the kernel unmounted it
   };
   using Notices = std::vector<std::shared_ptr<MountSubscription>>;
@@ -183,7 +185,7 @@ class MountRegistry {
   void Queue(const Entry& entry, v1::MountEvent event, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Notify(const Notices& notices);
   static MountView ViewOf(const Entry& entry) {
-    return {entry.mount, entry.slot, entry.worker, entry.file, entry.path, entry.image_path};
+    return {entry.mount, entry.slot, entry.worker, entry.file, entry.path, entry.image_path, entry.held};
   }
   static absl::Status Occupied(const Entry& entry);
   void SetStaging(uint64_t slot, const internal::StagingState& staging);

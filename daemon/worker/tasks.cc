@@ -174,6 +174,10 @@ absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& mon
   }
   if (image == nullptr) return absl::FailedPreconditionError("nothing is staged");
   absl::StatusOr<internal::Committed> done = image->Commit(request, monitor);
+  {
+    absl::MutexLock lock(&mutex_);
+    last_outcome_ = Outcome{request.commit_id(), done};
+  }
   if (!done.ok()) return done.status();
   TellServingState();  // the index may be another
   internal::WorkerToFront answer;
