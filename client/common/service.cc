@@ -55,9 +55,7 @@ CallStatus OutOfDescriptors() {
 }
 
 // The connection, not the call, has failed.
-bool IsLost(const CallStatus& status) {
-  return status.unavailable() && status.reason() == v1::REASON_UNSPECIFIED;
-}
+bool IsLost(const CallStatus& status) { return status.unavailable() && status.reason() == v1::REASON_UNSPECIFIED; }
 
 enum class Event { kReady, kCancelled, kTimedOut };
 

@@ -39,8 +39,8 @@ class RecordStore {
   // Every record that can be read; others are named in the log and removed.
   std::vector<internal::SlotRecord> LoadAll() const;
 
-  // Replaces what is kept of an operation; forgets it where `bytes` is empty. INVALID_ARGUMENT: no id of an operation's,
-  // or too large; RESOURCE_EXHAUSTED: too many.
+  // Replaces what is kept of an operation; forgets it where `bytes` is empty. INVALID_ARGUMENT: no id of an
+  // operation's, or too large; RESOURCE_EXHAUSTED: too many.
   absl::Status SaveOperation(const std::string& id, const std::string& bytes);
   // By id.
   const std::map<std::string, std::string>& operations() const { return operations_; }

@@ -103,9 +103,9 @@ absl::StatusOr<internal::Committed> AskToCommit(Operation& operation, WorkerLink
   request.mutable_commit()->set_generate_integrity(options.generate_integrity());
   request.mutable_commit()->set_rebuild(WritesFileAnew(options));
   request.mutable_commit()->set_recompress(options.recompress());
-  absl::StatusOr<internal::WorkerToFront> answer = worker.CallToTheEnd(
-      std::move(request), operation.cancel_token(), kCommitSilence,
-      [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  absl::StatusOr<internal::WorkerToFront> answer =
+      worker.CallToTheEnd(std::move(request), operation.cancel_token(), kCommitSilence,
+                          [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
   if (!answer.ok()) return answer.status();
   if (answer->has_committed()) return answer->committed();
   return MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
@@ -115,9 +115,9 @@ absl::StatusOr<internal::Committed> AskToCommit(Operation& operation, WorkerLink
 std::optional<absl::StatusOr<internal::Committed>> AskOutcome(Operation& operation, WorkerLink& worker) {
   internal::FrontToWorker request;
   request.mutable_get_commit_outcome()->set_commit_id(operation.id());
-  absl::StatusOr<internal::WorkerToFront> answer = worker.CallToTheEnd(
-      std::move(request), operation.cancel_token(), kCommitSilence,
-      [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  absl::StatusOr<internal::WorkerToFront> answer =
+      worker.CallToTheEnd(std::move(request), operation.cancel_token(), kCommitSilence,
+                          [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
   if (!answer.ok()) return answer.status();
   if (!answer->has_committed() || answer->committed().commit_id() != operation.id()) return std::nullopt;
   if (!answer->committed().done()) return Lost();

@@ -25,8 +25,8 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
 // Whether the commit puts another file in the image's place: when there is no other mount of it (IMAGE_IN_USE).
 bool WritesFileAnew(const v1::CommitOptions& options);
 
-// `view` is of BeginCommit. REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on. OPERATION_IN_PROGRESS, IMAGE_CHANGED,
-// IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...
+// `view` is of BeginCommit. REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on.
+// OPERATION_IN_PROGRESS, IMAGE_CHANGED, IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...
 absl::Status RunCommit(const Tools& tools, Operation& operation, const absl::StatusOr<MountView>& view,
                        const v1::CommitOptions& options);
 

@@ -89,11 +89,7 @@ Operation::Operation(std::string id, v1::OperationKind kind, uint32_t owner, Pro
 }
 
 Operation::Operation(const v1::Operation& left, uint32_t owner, ProgressPlan plan, PublishLater publish_later)
-    : id_(left.operation_id()),
-      owner_(owner),
-      plan_(plan),
-      publish_later_(std::move(publish_later)),
-      resumed_(true) {
+    : id_(left.operation_id()), owner_(owner), plan_(plan), publish_later_(std::move(publish_later)), resumed_(true) {
   absl::MutexLock lock(&mutex_);
   state_ = left;
   if (left.state() != v1::OPERATION_STATE_RUNNING) {
@@ -183,13 +179,13 @@ void Operation::SetMount(const v1::Mount& mount) {
   *state_.mutable_mount() = mount;
 }
 
-void Operation::Finish(const absl::Status& outcome) {
+void Operation::Finish(const absl::Status& outcome, absl::Time end) {
   {
     absl::MutexLock lock(&mutex_);
     if (state_.state() != v1::OPERATION_STATE_RUNNING) return;
     outcome_ = outcome;
-    end_time_ = absl::Now();
-    SetOutcome(outcome, end_time_, &state_);
+    end_time_ = end;
+    SetOutcome(outcome, end, &state_);
   }
   Changed(true);
 }
@@ -199,9 +195,9 @@ v1::Operation Operation::State() const {
   return state_;
 }
 
-v1::Operation Operation::StateWith(const absl::Status& outcome) const {
+v1::Operation Operation::StateWith(const absl::Status& outcome, absl::Time end) const {
   v1::Operation state = State();
-  SetOutcome(outcome, absl::Now(), &state);
+  SetOutcome(outcome, end, &state);
   return state;
 }
 

@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "daemon/front/cancel_token.h"
 #include "daemon/front/watch.h"
@@ -74,10 +75,10 @@ class Operation {
   bool PassPointOfNoReturn();
   void Report(const libmount::ProgressUpdate& update);
   void SetMount(const v1::Mount& mount);
-  void Finish(const absl::Status& outcome);
-  // As it is now; or, with an outcome, as Finish will make it.
+  void Finish(const absl::Status& outcome, absl::Time end = absl::Now());
+  // As it is now; as Finish will make it.
   v1::Operation State() const;
-  v1::Operation StateWith(const absl::Status& outcome) const;
+  v1::Operation StateWith(const absl::Status& outcome, absl::Time end) const;
 
   // For the table: publishes what has not been.
   void Publish();

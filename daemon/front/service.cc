@@ -82,23 +82,23 @@ absl::Status Service::CheckOpen() const {
   return MakeError(Reason::kShuttingDown, "the service is stopping and takes no new work");
 }
 
-void Service::Conclude(Operation& operation, const absl::Status& outcome) {
+void Service::Conclude(Operation& operation, const absl::Status& outcome, absl::Time end) {
   if (!outcome.ok()) {
     bool ours = outcome.code() == absl::StatusCode::kInternal;  // not what a caller can be blamed for
     libmount::Log(
         ours ? Severity::kError : Severity::kInfo, operation.log_context(),
         absl::StrCat(libmount::ReasonName(libmount::ReasonOf(outcome)), ": ", std::string(outcome.message())));
   }
-  operation.Finish(outcome);
+  operation.Finish(outcome, end);
 }
 
 void Service::Launch(FairPool& pool, const std::shared_ptr<Operation>& operation, std::function<absl::Status()> run) {
-  FairPool::Ticket ticket =
-      pool.Submit(operation->owner(), [this, operation, run = std::move(run)] {
-        absl::Status outcome = run();
-        SaveEnd(*operation, outcome);
-        Conclude(*operation, outcome);
-      });
+  FairPool::Ticket ticket = pool.Submit(operation->owner(), [this, operation, run = std::move(run)] {
+    absl::Status outcome = run();
+    const absl::Time end = absl::Now();
+    SaveEnd(*operation, outcome, end);
+    Conclude(*operation, outcome, end);
+  });
   // An operation that is cancelled while it waits for its turn does not wait any longer; one of a front before this may
   // be under way, and its mount is its own already.
   if (operation->resumed()) return;
@@ -154,8 +154,8 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
   if (request.changes() == v1::CHANGES_COMMIT) {
     if (absl::Status may = CheckCommit(view->mount, request.commit()); !may.ok()) return may;
     SaveBegun(operation, caller, mount_id, /*commits=*/true, request.commit());
-    return RunCommittingUnmount(tools(), operation, caller,
-                                registry_.BeginUnmount(mount_id, operation.cancel_token()), request.commit());
+    return RunCommittingUnmount(tools(), operation, caller, registry_.BeginUnmount(mount_id, operation.cancel_token()),
+                                request.commit());
   }
   if (request.changes() != v1::CHANGES_DISCARD && request.changes() != v1::CHANGES_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat("unknown value for changes: ", request.changes()));

@@ -63,8 +63,8 @@ class Service final : public BrokerEvents {
   void Close();
   // Returns when the broker is gone, or the service has stopped as it was told to.
   void WaitForEnd();
-  // Whether operations run, of a service that was not told to stop, that the next front can go on with. To wait for them
-  // would be to cancel them: the process ends at once.
+  // Whether operations run, of a service that was not told to stop, that the next front can go on with. To wait for
+  // them would be to cancel them: the process ends at once.
   bool LeavesWork();
 
   // The operations. The answer is a running operation, or why there is none.
@@ -110,13 +110,13 @@ class Service final : public BrokerEvents {
   absl::Status CheckOpen() const;  // SHUTTING_DOWN
   // Runs the operation on the pool; one that is cancelled before its turn ends at once.
   void Launch(FairPool& pool, const std::shared_ptr<Operation>& operation, std::function<absl::Status()> run);
-  static void Conclude(Operation& operation, const absl::Status& outcome);
+  static void Conclude(Operation& operation, const absl::Status& outcome, absl::Time end = absl::Now());
   // service_resume.cc: operations that outlive the front.
   // The operation works on this mount from now on: a front that takes over can go on with it. Waits.
   void SaveBegun(const Operation& operation, const Caller& caller, const std::string& mount_id, bool commits,
                  const v1::CommitOptions& options);
   // What it is about to end with. Waits.
-  void SaveEnd(const Operation& operation, const absl::Status& outcome);
+  void SaveEnd(const Operation& operation, const absl::Status& outcome, absl::Time end);
   void Save(const Operation& operation, internal::OperationRecord record, v1::Operation state);
   void ForgetOperation(const std::string& id);
   void ResumeOperation(const std::shared_ptr<Operation>& operation, const internal::OperationRecord& record);

@@ -44,8 +44,8 @@ void Service::SaveBegun(const Operation& operation, const Caller& caller, const 
   Save(operation, std::move(record), operation.State());
 }
 
-void Service::SaveEnd(const Operation& operation, const absl::Status& outcome) {
-  Save(operation, internal::OperationRecord(), operation.StateWith(outcome));
+void Service::SaveEnd(const Operation& operation, const absl::Status& outcome, absl::Time end) {
+  Save(operation, internal::OperationRecord(), operation.StateWith(outcome, end));
 }
 
 void Service::Save(const Operation& operation, internal::OperationRecord record, v1::Operation state) {
@@ -103,8 +103,9 @@ void Service::ResumeOperation(const std::shared_ptr<Operation>& operation, const
   if (mounted.ok() && mounted->slot != 0) operation->SetMount(mounted->mount);
   Launch(*unmount_pool_, operation, [done = mounted.ok() && mounted->slot != 0] {
     return done ? absl::OkStatus()
-                : MakeError(Reason::kShuttingDown, "the service was ended while it mounted the image; nothing was left "
-                                                   "of it: try again");
+                : MakeError(Reason::kShuttingDown,
+                            "the service was ended while it mounted the image; nothing was left "
+                            "of it: try again");
   });
 }
 
@@ -120,9 +121,8 @@ void Service::ResumeUnmount(const std::shared_ptr<Operation>& operation, const C
       return RunCommittingUnmount(tools(), *operation, caller, view, options);
     });
   }
-  Launch(*unmount_pool_, operation, [this, operation, view] {
-    return RunUnmount(tools(), view, operation->log_context(), Edits::kDiscard);
-  });
+  Launch(*unmount_pool_, operation,
+         [this, operation, view] { return RunUnmount(tools(), view, operation->log_context(), Edits::kDiscard); });
 }
 
 bool Service::LeavesWork() { return !stopper_.joinable() && !operations_.Running().empty(); }

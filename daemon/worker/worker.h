@@ -143,8 +143,8 @@ class Worker final : private libmount::TreeObserver {
   // Events for the main thread, besides Wake.
   std::atomic<bool> serving_{false};  // from the descriptor's arrival on
   std::atomic<bool> serving_ended_{false};
-  bool hold_ = false;                // go on after that, for a commit
-  std::atomic<bool> failed_{false};  // to serve
+  bool hold_ = false;                                      // go on after that, for a commit
+  std::atomic<bool> failed_{false};                        // to serve
   std::optional<internal::FrontToWorker> outcome_wanted_;  // the request that waits for a task to end
   std::set<std::string> announced_;                        // commits of the file's other mounts that are under way
   std::string committing_;                                 // the commit that the running task is
