@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "daemon/front/file_locks.h"
 #include "daemon/front/limits.h"
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
@@ -95,8 +95,10 @@ void ReportTo(Operation& operation, const internal::WorkerProgress& progress) {
   operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
 }
 
-absl::StatusOr<internal::Committed> AskToCommit(Operation& operation, WorkerLink& worker,
-                                                const v1::CommitOptions& options) {
+// Nothing: this commit was never begun.
+using Outcome = std::optional<absl::StatusOr<internal::Committed>>;
+
+Outcome AskToCommit(Operation& operation, WorkerLink& worker, const v1::CommitOptions& options) {
   internal::FrontToWorker request;
   request.mutable_commit()->set_commit_id(operation.id());
   request.mutable_commit()->set_append(options.append());
@@ -111,8 +113,8 @@ absl::StatusOr<internal::Committed> AskToCommit(Operation& operation, WorkerLink
   return MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
 }
 
-// What became of a commit that a front before this one had begun. Nothing: the worker has never heard of it.
-std::optional<absl::StatusOr<internal::Committed>> AskOutcome(Operation& operation, WorkerLink& worker) {
+// What became of a commit that a front before this one had begun.
+Outcome AskOutcome(Operation& operation, WorkerLink& worker, const v1::CommitOptions&) {
   internal::FrontToWorker request;
   request.mutable_get_commit_outcome()->set_commit_id(operation.id());
   absl::StatusOr<internal::WorkerToFront> answer =
@@ -147,6 +149,26 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
   return MakeError(Reason::kWorkerDied, "the process that wrote the image died, and none replaces it");
 }
 
+Outcome Attempt(const Tools& tools, Operation& operation, const MountView& view, const v1::CommitOptions& options,
+                bool wait_for_replacement,
+                absl::FunctionRef<Outcome(Operation&, WorkerLink&, const v1::CommitOptions&)> ask) {
+  const bool rebuild = WritesFileAnew(options);
+  operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
+  RebuildSeat seat(tools.registry, view.mount.mount_id());
+  if (rebuild) {
+    if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
+  }
+  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id());
+  libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
+  Outcome done = ask(operation, *view.worker, options);
+  if (!done.has_value()) return done;
+  if (libmount::ReasonOf(done->status()) == Reason::kWorkerDied && wait_for_replacement) {
+    done = AskReplacement(tools, view, operation.id());
+  }
+  seat.Ended(*done);
+  return done;
+}
+
 }  // namespace
 
 bool WritesFileAnew(const v1::CommitOptions& options) {
@@ -171,40 +193,28 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
 }
 
 absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation& operation, const MountView& view,
-                                                   const v1::CommitOptions& options, bool wait_for_replacement) {
+                                                   const v1::CommitOptions& options, bool wait_for_replacement,
+                                                   const CommitShare& share) {
+  if (share != nullptr) {
+    Outcome found = Attempt(tools, operation, view, options, wait_for_replacement, AskOutcome);
+    share->Release();
+    if (found.has_value()) return *std::move(found);
+  }
   operation.Report({Phase::kWaiting, 0, 0});
-  // One that may be under way already is cancelled where it runs, or has ended.
-  CancelToken never;
-  std::unique_ptr<FileLocks::Holder> turn =
-      tools.file_locks.Lock(view.file, operation.resumed() ? never : operation.cancel_token());
+  std::unique_ptr<FileLocks::Holder> turn = tools.file_locks.Lock(view.file, operation.cancel_token());
   if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
-  const bool rebuild = WritesFileAnew(options);
-  operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
-  RebuildSeat seat(tools.registry, view.mount.mount_id());
-  if (rebuild) {
-    if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
-  }
-  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id());
-  libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
-  std::optional<absl::StatusOr<internal::Committed>> done;
-  if (operation.resumed()) done = AskOutcome(operation, *view.worker);
-  if (!done.has_value()) done = AskToCommit(operation, *view.worker, options);
-  if (libmount::ReasonOf(done->status()) == Reason::kWorkerDied && wait_for_replacement) {
-    done = AskReplacement(tools, view, operation.id());
-  }
-  seat.Ended(*done);
-  return *std::move(done);
+  return *Attempt(tools, operation, view, options, wait_for_replacement, AskToCommit);
 }
 
 absl::Status RunCommit(const Tools& tools, Operation& operation, const absl::StatusOr<MountView>& view,
-                       const v1::CommitOptions& options) {
+                       const v1::CommitOptions& options, const CommitShare& share) {
   if (!view.ok()) return view.status();
   const std::string& mount_id = view->mount.mount_id();
   absl::StatusOr<internal::Committed> done = absl::UnknownError("");
   if (view->worker == nullptr) {
     done = MakeError(Reason::kWorkerDied, "nobody serves the mount");
   } else {
-    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/true);
+    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/true, share);
   }
   tools.registry.EndCommit(mount_id, done.ok() ? &*done : nullptr);
   LogContext context = operation.log_context();

@@ -24,6 +24,7 @@
 #include "daemon/front/broker_link.h"
 #include "daemon/front/cache_budget.h"
 #include "daemon/front/caller.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/event_loop.h"
 #include "daemon/front/fair_pool.h"
 #include "daemon/front/file_locks.h"
@@ -120,6 +121,7 @@ class Service final : public BrokerEvents {
   void Save(const Operation& operation, internal::OperationRecord record, v1::Operation state);
   void ForgetOperation(const std::string& id);
   void ResumeOperation(const std::shared_ptr<Operation>& operation, const internal::OperationRecord& record);
+  CommitShare ShareFile(const absl::StatusOr<MountView>& view);
   void ResumeUnmount(const std::shared_ptr<Operation>& operation, const Caller& caller,
                      const internal::OperationRecord& record, const v1::CommitOptions& options);
   absl::Status UnmountForCaller(Operation& operation, const Caller& caller, const v1::UnmountImageRequest& request);

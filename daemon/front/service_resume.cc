@@ -78,6 +78,11 @@ void Service::OnKnownOperation(const internal::KnownOperation& known) {
   if (!operation->ended()) ResumeOperation(operation, record);
 }
 
+// Before any of them runs: one that only waited for its turn must not come before the one that had it.
+CommitShare Service::ShareFile(const absl::StatusOr<MountView>& view) {
+  return view.ok() ? CommitShare(file_locks_.Share(view->file)) : nullptr;
+}
+
 // On the loop's thread, after the mounts are known and before any client is: the mount is the operation's as it was.
 void Service::ResumeOperation(const std::shared_ptr<Operation>& operation, const internal::OperationRecord& record) {
   libmount::Log(Severity::kInfo, operation->log_context(), "goes on with what a front before this one had begun");
@@ -90,9 +95,10 @@ void Service::ResumeOperation(const std::shared_ptr<Operation>& operation, const
   const v1::OperationKind kind = operation->State().kind();
   if (kind == v1::OPERATION_KIND_UNMOUNT) return ResumeUnmount(operation, caller, record, options);
   if (kind == v1::OPERATION_KIND_COMMIT) {
-    return Launch(*commit_pool_, operation, [this, operation, view = registry_.BeginCommit(mount_id), options] {
+    absl::StatusOr<MountView> view = registry_.BeginCommit(mount_id);
+    return Launch(*commit_pool_, operation, [this, operation, view, options, share = ShareFile(view)] {
       if (libmount::ReasonOf(view.status()) != Reason::kNeedsRemount) {
-        return RunCommit(tools(), *operation, view, options);
+        return RunCommit(tools(), *operation, view, options, share);
       }
       return MakeError(Reason::kNeedsRemount,
                        "the service was ended while it committed, with all its processes; the image is whole, the old "
@@ -117,8 +123,8 @@ void Service::ResumeUnmount(const std::shared_ptr<Operation>& operation, const C
   CancelToken never;
   view = registry_.BeginUnmount(record.mount_id(), never);
   if (record.commits()) {
-    return Launch(*commit_pool_, operation, [this, operation, caller, view, options] {
-      return RunCommittingUnmount(tools(), *operation, caller, view, options);
+    return Launch(*commit_pool_, operation, [this, operation, caller, view, options, share = ShareFile(view)] {
+      return RunCommittingUnmount(tools(), *operation, caller, view, options, share);
     });
   }
   Launch(*unmount_pool_, operation,

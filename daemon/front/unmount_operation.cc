@@ -178,7 +178,8 @@ absl::Status RunUnmount(const Tools& tools, const absl::StatusOr<MountView>& vie
 }
 
 absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
-                                  const absl::StatusOr<MountView>& view, const v1::CommitOptions& options) {
+                                  const absl::StatusOr<MountView>& view, const v1::CommitOptions& options,
+                                  const CommitShare& share) {
   if (!view.ok()) return view.status();
   const std::string& mount_id = view->mount.mount_id();
   if (operation.resumed() && view->slot == 0) {
@@ -199,7 +200,7 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
   libmount::TestSeam("front-unmounted", [&operation] { return operation.cancelled(); });
   absl::StatusOr<internal::Committed> done = MakeError(Reason::kWorkerDied, "the process that wrote the image died");
   if (view->worker != nullptr) {
-    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/false);
+    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/false, share);
   }
   if (done.ok()) {
     EndSlot(tools, *view, Edits::kDiscard);

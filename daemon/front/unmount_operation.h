@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/mount_operation.h"
 
 namespace dismd {
@@ -33,7 +34,8 @@ absl::Status RunUnmount(const Tools& tools, const absl::StatusOr<MountView>& vie
 // Unmounts, then commits: so nothing is written that the commit does not have, and one that is busy has not been
 // committed. Where the commit fails, the mount is brought back. `view` is of BeginUnmount.
 absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
-                                  const absl::StatusOr<MountView>& view, const v1::CommitOptions& options);
+                                  const absl::StatusOr<MountView>& view, const v1::CommitOptions& options,
+                                  const CommitShare& share = nullptr);
 
 }  // namespace dismd
 
