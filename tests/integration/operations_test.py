@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Commits and unmounts whose front, broker or worker is killed: they go on, and whoever asks is told what they came to."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import unittest
@@ -143,6 +145,29 @@ class KilledFrontTest(OperationTestCase):
         self.unmount("DISCARD", other)
         self.assert_edited(self.applied())
         self.assert_edited(self.applied(2), "second")
+
+    def test_commits_of_other_files_do_not_wait(self):
+        other_wim, other = os.path.join(self.mount_point("elsewhere"), "other.wim"), self.mount_point("other")
+        shutil.copyfile(self.wim, other_wim)
+        worker = self.mount_rw()["worker_pid"]
+        self.mount_rw(other_wim, other)
+        self.edit()
+        self.edit(other)
+        operation = self.begin("CommitImage", BEGUN)
+        os.kill(worker, signal.SIGSTOP)
+        self.addCleanup(self.wake, worker)
+        self.go_on(BEGUN)
+        self.unmount("COMMIT", other)
+        self.assertEqual(self.operation(operation)["state"], "OPERATION_STATE_RUNNING")
+        os.kill(worker, signal.SIGCONT)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_edited(self.applied(image=other_wim))
+        self.unmount("DISCARD")
+
+    @staticmethod
+    def wake(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
     def test_unmount(self):
         self.mount_rw()
