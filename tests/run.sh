@@ -208,10 +208,10 @@ fi
 if wanted tsan; then
   # libmount and the worker, which share no process with gRPC, whose threads are not instrumented.
   export TSAN_OPTIONS=suppressions=$root/tests/tsan.supp:halt_on_error=1
-  # OverlayCrashTest has one thread and kills it.
-  build_tree tsan "wim_format_test wim_fixtures_test wim_read_test fuse_test overlay_test worker_test" \
+  # Left out: what has one thread (and kills it).
+  build_tree tsan "wim_format_test wim_fixtures_test wim_read_test fuse_test overlay_test staging_test worker_test" \
     "${debug_options[@]}" -DDISMD_SANITIZE=thread &&
-    run_ctest tsan "${ctest_options[@]}" -L '^unit$' -E OverlayCrashTest
+    run_ctest tsan "${ctest_options[@]}" -L '^unit$' -E '(Overlay|Staging)CrashTest|Staged(Tree|Move)Test'
 fi
 
 if wanted fuzz; then run_fuzzers; fi

@@ -11,9 +11,10 @@
 # In this order: random edits with other seeds each time, committed, applied and compared; random access to one file of the
 # image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
 # while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
-# time; the first and the last of these once more on disks (VHD, VHDX). A failure of random edits prints the seed:
-# DISMD_EDIT_SEED=N repeats it. Ends with the first failure. Needs the packages of packaging/install-packages.sh run test
-# soak. `--only NAME` runs one: edits, file, fio, stress, tree, kills, disk-edits or disk-kills.
+# time; the first and the last of these once more on disks (VHD, VHDX); once, a file of 5 GiB edited and another made,
+# committed. A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure. Needs the
+# packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree, kills,
+# disk-edits, disk-kills or large.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
@@ -24,7 +25,7 @@ while (($#)); do
     --minutes) minutes=$2; shift 2 ;;
     --bin) bin=$2; shift 2 ;;
     --only) only=$2; shift 2 ;;
-    *) sed -n '4,19s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
+    *) sed -n '4,20s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
   esac
 done
 if [[ -z $bin ]]; then
@@ -99,5 +100,10 @@ fi
 if wanted disk-kills; then
   echo "--- every kind of operation on a disk, workers killed all the time, $minutes minutes"
   DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 disk_readwrite_test.py KilledWorkerTest
+fi
+
+if wanted large; then
+  echo "--- files beyond 4 GiB"
+  /usr/bin/python3 large_test.py
 fi
 echo "--- all done"

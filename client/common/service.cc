@@ -42,6 +42,10 @@ constexpr size_t kMaxIdleConnections = 4;
 constexpr auto kConnectPatience = std::chrono::seconds(10);
 constexpr auto kConnectPause = std::chrono::milliseconds(5);
 
+// How long a service that was lost in the middle of an operation is waited for, which its supervisor starts again.
+constexpr auto kReturnPatience = std::chrono::seconds(5);
+constexpr auto kReturnPause = std::chrono::milliseconds(20);
+
 // Whether this thread is in a call, and calls again from its callback.
 thread_local int calls_of_this_thread = 0;
 
@@ -49,6 +53,9 @@ CallStatus OutOfDescriptors() {
   return CallStatus(Code::kResourceExhausted, v1::OUT_OF_RESOURCES,
                     "this process has no file descriptor left; close some or raise its limit (RLIMIT_NOFILE)");
 }
+
+// The connection, not the call, has failed.
+bool IsLost(const CallStatus& status) { return status.unavailable() && status.reason() == v1::REASON_UNSPECIFIED; }
 
 enum class Event { kReady, kCancelled, kTimedOut };
 
@@ -209,15 +216,14 @@ bool TakeLatest(RpcCall* call, Response* response) {
 }  // namespace
 
 template <typename Response>
-CallStatus Service::RunOperation(const char* method, const google::protobuf::MessageLite& request,
-                                 const OperationOptions& options, Abandoned abandoned, v1::Operation* outcome) {
-  if (options.cancel != nullptr && options.cancel->Take()) return CancelledStatus("cancelled before it was begun");
+CallStatus Service::Follow(const char* method, const google::protobuf::MessageLite& request,
+                           const OperationOptions& options, Abandoned abandoned, bool* cancel_wanted,
+                           v1::Operation* outcome) {
   Lease connection(this);
   CallStatus status = connection.Connect(options.cancel);
   if (!status.ok()) return status;
   RpcCall* const call = connection.Begin(method, request);
 
-  bool cancel_wanted = false;
   RpcCall* cancellation = nullptr;
   std::optional<Clock::time_point> deadline;
   for (;;) {
@@ -227,7 +233,7 @@ CallStatus Service::RunOperation(const char* method, const google::protobuf::Mes
       if (options.on_snapshot) options.on_snapshot(*outcome);
     }
     // Not by ending the call: that would end it here at once, whatever becomes of the operation there.
-    if (cancel_wanted && cancellation == nullptr && !call->ended && !outcome->operation_id().empty()) {
+    if (*cancel_wanted && cancellation == nullptr && !call->ended && !outcome->operation_id().empty()) {
       v1::CancelOperationRequest cancel_request;
       cancel_request.set_operation_id(outcome->operation_id());
       cancellation = connection->rpc->Begin("/dismd.v1.Dismd/CancelOperation", cancel_request);
@@ -236,9 +242,9 @@ CallStatus Service::RunOperation(const char* method, const google::protobuf::Mes
     }
     if (!call->messages.empty()) continue;
     if (call->ended) break;
-    const Event event = connection.WaitAndPump(cancel_wanted ? nullptr : options.cancel, deadline);
+    const Event event = connection.WaitAndPump(*cancel_wanted ? nullptr : options.cancel, deadline);
     if (event == Event::kCancelled) {
-      cancel_wanted = true;
+      *cancel_wanted = true;
       deadline = Clock::now() + kFirstSnapshotPatience;
     } else if (event == Event::kTimedOut) {
       // The connection goes with the lease, which cancels a mount as well.
@@ -251,19 +257,50 @@ CallStatus Service::RunOperation(const char* method, const google::protobuf::Mes
     }
   }
   if (cancellation != nullptr) connection->rpc->Forget(cancellation);
-  if (!call->status.ok()) {
-    status = connection->Translate(call->status);
-    if (status.unavailable() && status.reason() == v1::REASON_UNSPECIFIED && !outcome->operation_id().empty()) {
-      return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED,
-                        "the connection to the dismd service was lost in the middle of operation " +
-                            outcome->operation_id() + "; see dismctl list for what became of it");
-    }
-    return status;
+  return call->status.ok() ? CallStatus() : connection->Translate(call->status);
+}
+
+template <typename Response>
+CallStatus Service::RunOperation(const char* method, const google::protobuf::MessageLite& request,
+                                 const OperationOptions& options, Abandoned abandoned, v1::Operation* outcome) {
+  bool cancel_wanted = false;
+  if (options.cancel != nullptr && options.cancel->Take()) return CancelledStatus("cancelled before it was begun");
+  CallStatus status = Follow<Response>(method, request, options, abandoned, &cancel_wanted, outcome);
+  if (IsLost(status) && !outcome->operation_id().empty()) {
+    status = FindAgain(options, abandoned, cancel_wanted, outcome);
   }
-  if (outcome->state() != v1::OPERATION_STATE_SUCCEEDED) {
+  if (status.ok() && outcome->state() != v1::OPERATION_STATE_SUCCEEDED) {
     return CallStatus(Code::kInternal, v1::REASON_UNSPECIFIED, "the service ended the operation without an outcome");
   }
-  return CallStatus();
+  return status;
+}
+
+// The service, or a part of it, has died or is being replaced: operations outlive that.
+CallStatus Service::FindAgain(const OperationOptions& options, Abandoned abandoned, bool cancel_wanted,
+                              v1::Operation* outcome) {
+  const std::string id = outcome->operation_id();
+  v1::WatchOperationRequest request;
+  request.set_operation_id(id);
+  auto deadline = Clock::now() + kReturnPatience;
+  while (Clock::now() < deadline) {
+    v1::Operation seen;
+    seen.set_operation_id(id);
+    const CallStatus status =
+        Follow<v1::WatchOperationResponse>("WatchOperation", request, options, abandoned, &cancel_wanted, &seen);
+    const bool heard = seen.state() != v1::OPERATION_STATE_UNSPECIFIED;
+    if (heard) *outcome = seen;
+    if (status.ok() && heard && seen.state() != v1::OPERATION_STATE_RUNNING) {
+      if (!seen.has_error()) return CallStatus();
+      return CallStatus(static_cast<Code>(seen.error().code()), seen.error().reason(), seen.error().message());
+    }
+    if (status.reason() == v1::OPERATION_NOT_FOUND) break;
+    if (!status.ok() && !IsLost(status)) return status;
+    if (heard) deadline = Clock::now() + kReturnPatience;
+    if (Wait(-1, 0, cancel_wanted ? nullptr : options.cancel, Clock::now() + kReturnPause) == Event::kCancelled) break;
+  }
+  return CallStatus(Code::kUnavailable, v1::REASON_UNSPECIFIED,
+                    "the connection to the dismd service was lost in the middle of operation " + id +
+                        "; see dismctl list for what became of it");
 }
 
 template <typename Response>

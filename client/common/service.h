@@ -53,7 +53,8 @@ class Service {
   Service& operator=(const Service&) = delete;
 
   // Operations. On success `*outcome` is the last snapshot (state SUCCEEDED). A cancellation is sent to the service,
-  // and its outcome is what counts: an operation that was past its point of no return succeeds.
+  // and its outcome is what counts: an operation that was past its point of no return succeeds. Where the service is
+  // lost in the middle, it is waited for some seconds, and then tells the outcome.
   CallStatus MountImage(const v1::MountImageRequest& request, const OperationOptions& options, v1::Operation* outcome);
   CallStatus UnmountImage(const v1::UnmountImageRequest& request, const OperationOptions& options,
                           v1::Operation* outcome);
@@ -83,6 +84,12 @@ class Service {
   template <typename Response>
   CallStatus RunOperation(const char* method, const google::protobuf::MessageLite& request,
                           const OperationOptions& options, Abandoned abandoned, v1::Operation* outcome);
+  // One call of an operation's stream, to its end.
+  template <typename Response>
+  CallStatus Follow(const char* method, const google::protobuf::MessageLite& request, const OperationOptions& options,
+                    Abandoned abandoned, bool* cancel_wanted, v1::Operation* outcome);
+  CallStatus FindAgain(const OperationOptions& options, Abandoned abandoned, bool cancel_wanted,
+                       v1::Operation* outcome);
   template <typename Response>
   CallStatus RunUnary(const char* method, const google::protobuf::MessageLite& request, CancelSource* cancel,
                       int deadline_seconds, Response* response);

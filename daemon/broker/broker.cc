@@ -160,6 +160,12 @@ void Broker::OnFrontStarted() {
     *introduction.mutable_known_slot() = known;
     front_->Send(introduction, std::move(fds));
   });
+  for (const auto& [id, record] : records_->operations()) {
+    BrokerToFront introduction;
+    introduction.mutable_known_operation()->set_operation_id(id);
+    introduction.mutable_known_operation()->set_record(record);
+    front_->Send(introduction);
+  }
 }
 
 void Broker::OnFrontLost() {
@@ -201,6 +207,12 @@ const Peer* Broker::PeerOf(uint64_t connection_id, const Reply& reply) const {
   return peer;
 }
 
+void Broker::SaveOperation(const internal::SaveOperation& request, const Reply& reply) {
+  absl::Status saved = records_->SaveOperation(request.operation_id(), request.record());
+  if (saved.ok()) return reply(internal::BrokerReply(), {});
+  ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(saved.message())));
+}
+
 void Broker::OnFrontMessage(const FrontToBroker& message) {
   Reply reply = ReplyTo(message.request_id());
   switch (message.message_case()) {
@@ -209,7 +221,11 @@ void Broker::OnFrontMessage(const FrontToBroker& message) {
     case FrontToBroker::kStopDone:
       if (phase_ == Phase::kStopping) DetachRest("dismd-front is done");
       return;
+    case FrontToBroker::kSaveOperation: return SaveOperation(message.save_operation(), reply);
     case FrontToBroker::kInspectPaths: {
+      if (!message.inspect_paths().remount_of().empty()) {
+        return slots_->InspectDormant(message.request_id(), message.inspect_paths(), reply);
+      }
       const Peer* peer = PeerOf(message.inspect_paths().connection_id(), reply);
       if (peer == nullptr) return;
       if (!peer->other_namespace) {

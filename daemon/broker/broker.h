@@ -53,6 +53,7 @@ class Broker {
   void OnReady();
   const Peer* PeerOf(uint64_t connection_id, const Reply& reply) const;
   Reply ReplyTo(uint64_t request_id);
+  void SaveOperation(const internal::SaveOperation& request, const Reply& reply);
 
   void HandOver();
   void BeginStop();

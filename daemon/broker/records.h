@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Records of mounts on disk: what the next broker needs if this one dies.
+// Records on disk: what the next broker needs if this one dies.
 //
-//   STATE_DIR/broker/slot-N    one SlotRecord (proto/dismd/internal/broker.proto), root's alone
+//   STATE_DIR/broker/slot-N         one SlotRecord (proto/dismd/internal/broker.proto), root's alone
+//   STATE_DIR/broker/operation-ID   what the front wants to know again of an operation; unread here
 //
-// A record is there before its mount is visible, and goes after its mount has gone.
+// A slot's record is there before its mount is visible, and goes after its mount has gone.
 
 #ifndef DAEMON_BROKER_RECORDS_H_
 #define DAEMON_BROKER_RECORDS_H_
 
+#include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,6 +24,8 @@ namespace dismd {
 
 inline constexpr uint32_t kRecordVersion = 1;
 inline constexpr size_t kMaxRecordBytes = size_t{1} << 20;
+inline constexpr size_t kMaxOperationRecords = 8192;
+inline constexpr size_t kMaxOperationRecordBytes = size_t{64} << 10;
 
 class RecordStore {
  public:
@@ -34,9 +39,19 @@ class RecordStore {
   // Every record that can be read; others are named in the log and removed.
   std::vector<internal::SlotRecord> LoadAll() const;
 
+  // Replaces what is kept of an operation; forgets it where `bytes` is empty. INVALID_ARGUMENT: no id of an
+  // operation's, or too large; RESOURCE_EXHAUSTED: too many.
+  absl::Status SaveOperation(const std::string& id, const std::string& bytes);
+  // By id.
+  const std::map<std::string, std::string>& operations() const { return operations_; }
+
  private:
   explicit RecordStore(libmount::UniqueFd directory) : directory_(std::move(directory)) {}
+  std::vector<std::string> Names(std::string_view prefix) const;
+  absl::Status Write(const std::string& name, const std::string& bytes, bool sync) const;
+
   libmount::UniqueFd directory_;
+  std::map<std::string, std::string> operations_;
 };
 
 // Makes `path` and what is missing above it (with 0755; itself with `mode`).

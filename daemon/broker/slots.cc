@@ -211,7 +211,7 @@ void Slots::EndStep(uint64_t slot_id) {
   Slot* slot = Find(slot_id);
   if (slot == nullptr) return;
   slot->busy = false;
-  if (std::exchange(slot->release_unless_mounted, false) && slot->state != State::kMounted) {
+  if (std::exchange(slot->release_unless_mounted, false) && slot->state != State::kMounted && !IsHeld(*slot)) {
     QueueRelease(slot_id);
     return RunQueuedReleases();
   }

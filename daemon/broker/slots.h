@@ -82,12 +82,14 @@ class Slots {
                     Reply reply);
   void ResolvePath(const internal::Identity& caller, uint64_t request_id, const internal::ResolvePath& request,
                    Reply reply);
+  // As the owner of the dormant mount that the request names.
+  void InspectDormant(uint64_t request_id, const internal::InspectPaths& request, Reply reply);
   // Answers one of these two with CANCELLED now, if it is not answered yet.
   void Abandon(uint64_t request_id) { children_.Abandon(request_id); }
   // StartWorker, CreateMount, AttachMount, Unmount, ReleaseSlot.
   void Handle(const internal::FrontToBroker& request, Reply reply);
 
-  // A front has died: releases what is not mounted.
+  // A front has died: releases what is not mounted, nor held for a commit.
   void ReleaseUnfinished();
   // A front was started: gives each mount's worker a new control socket, and calls `tell` with what the front must
   // know.
@@ -125,6 +127,7 @@ class Slots {
     libmount::UniqueFd image, image_directory, mount_point, mount_parent;
     libmount::UniqueFd staging;
     bool keep_staging = false;          // when the slot goes
+    bool held = false;                  // once unmounted, for a commit: also when the front dies
     uint64_t remounted_from = 0;        // the id of the dormant record that it takes the place of, once it is mounted
     libmount::UniqueFd fuse;            // keeps the connection alive beside the worker's
     libmount::UniqueFd detached_mount;  // parked, until it is attached
@@ -184,6 +187,7 @@ class Slots {
   void Unmount(Slot* slot, bool detach, UnmountDone done);
   void RunUnmount(const UnmountRequest& request, uint32_t uid, UnmountDone done);
   bool IsVisible(const Slot& slot) const;
+  static bool IsHeld(const Slot& slot) { return slot.held && slot.state == State::kUnmounted && !slot.busy; }
   void HandleUnmount(Slot* slot, const internal::Unmount& request, const Reply& reply);
   void Release(Slot* slot, std::function<void()> done);
   void QueueRelease(uint64_t slot_id);

@@ -59,9 +59,11 @@ internal::KnownSlot Describe(const internal::SlotRecord& record) {
 
 void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::vector<UniqueFd>)>& tell) {
   for (auto& [id, slot] : slots_) {
-    if (slot->state != State::kMounted) continue;
+    const bool held = IsHeld(*slot);
+    if (slot->state != State::kMounted && !held) continue;
     internal::KnownSlot known = Describe(slot->record);
     known.set_slot_id(id);
+    known.set_held(held);
     std::vector<UniqueFd> for_front;
     auto control = Channel::CreatePair();
     if (slot->worker_queue && control.ok()) {
@@ -80,6 +82,12 @@ void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::
     known.set_needs_remount(true);
     tell(known, {});
   }
+}
+
+void Slots::InspectDormant(uint64_t request_id, const internal::InspectPaths& request, Reply reply) {
+  auto dormant = dormant_.find(request.remount_of());
+  if (dormant == dormant_.end()) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such mount"));
+  InspectPaths(dormant->second.owner(), request_id, request, std::move(reply));
 }
 
 void Slots::DiscardStaging(const internal::DiscardStaging& request, const Reply& reply) {

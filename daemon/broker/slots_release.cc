@@ -77,6 +77,7 @@ bool Slots::IsVisible(const Slot& slot) const {
 }
 
 void Slots::HandleUnmount(Slot* slot, const internal::Unmount& request, const Reply& reply) {
+  slot->held = request.hold();
   if (slot->state == State::kInspected) {
     return ReplyError(reply, MakeError(Reason::kNotMounted, "this slot is not mounted"));
   }
@@ -275,7 +276,7 @@ void Slots::ReleaseUnfinished() {
   // What is being looked at would become a slot that nobody knows.
   children_.AbandonAll();
   for (auto& [id, slot] : slots_) {
-    if (slot->state == State::kMounted && !slot->busy) continue;
+    if ((slot->state == State::kMounted && !slot->busy) || IsHeld(*slot)) continue;
     slot->waiting.clear();  // nobody is there to be answered
     if (slot->state == State::kMounted) {
       slot->release_unless_mounted = true;  // being unmounted

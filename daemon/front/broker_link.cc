@@ -114,6 +114,7 @@ void BrokerLink::Handle(BrokerToFront& message, std::vector<UniqueFd>& fds) {
     case BrokerToFront::kConfig: return events_.OnConfig(message.config());
     case BrokerToFront::kNewConnection: return events_.OnNewConnection(message.new_connection(), TakeFirst(fds));
     case BrokerToFront::kKnownSlot: return events_.OnKnownSlot(message.known_slot(), TakeFirst(fds));
+    case BrokerToFront::kKnownOperation: return events_.OnKnownOperation(message.known_operation());
     case BrokerToFront::kReply: return HandleReply(*message.mutable_reply(), fds);
     case BrokerToFront::kWorkerExited: return events_.OnWorkerExited(message.worker_exited());
     case BrokerToFront::kWorkerReplaced: return events_.OnWorkerReplaced(message.worker_replaced(), TakeFirst(fds));

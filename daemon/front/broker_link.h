@@ -33,6 +33,8 @@ class BrokerEvents {
   virtual void OnConfig(const internal::ServerConfig& config) = 0;
   virtual void OnNewConnection(const internal::NewConnection& connection, libmount::UniqueFd socket) = 0;
   virtual void OnKnownSlot(const internal::KnownSlot& slot, libmount::UniqueFd control) = 0;
+  // After the slots: what a front before this one has saved.
+  virtual void OnKnownOperation(const internal::KnownOperation& operation) = 0;
   virtual void OnWorkerExited(const internal::WorkerExited& event) = 0;
   virtual void OnWorkerReplaced(const internal::WorkerReplaced& event, libmount::UniqueFd control) = 0;
   virtual void OnMountGone(const internal::MountGone& event) = 0;

@@ -32,7 +32,7 @@ struct Caller {
   uint32_t uid = 0;
   uint32_t gid = 0;
   int32_t pid = 0;
-  std::shared_ptr<const ConnectionLease> connection;
+  std::shared_ptr<const ConnectionLease> connection;  // null: it went with a front before this one
 
   bool is_root() const { return uid == 0; }
   // Root sees all; the others what is theirs.

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "daemon/front/file_locks.h"
 #include "daemon/front/limits.h"
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
@@ -27,14 +27,15 @@ using libmount::Severity;
 // While it lives, the other mounts of a file expect it to be changed.
 class Announcement {
  public:
-  Announcement(std::vector<MountView> others) : others_(std::move(others)) {
+  Announcement(std::vector<MountView> others, std::string commit_id)
+      : others_(std::move(others)), commit_id_(std::move(commit_id)) {
     internal::FrontToWorker request;
-    request.mutable_suspend_image_checks();
+    request.mutable_suspend_image_checks()->set_commit_id(commit_id_);
     Tell(request);
   }
   ~Announcement() {
     internal::FrontToWorker request;
-    request.mutable_renew_image_state();
+    request.mutable_renew_image_state()->set_commit_id(commit_id_);
     Tell(request);
   }
   Announcement(const Announcement&) = delete;
@@ -53,6 +54,7 @@ class Announcement {
   }
 
   const std::vector<MountView> others_;
+  const std::string commit_id_;
 };
 
 // While it lives, there is no other mount that shows the image's file, which is changed as a whole.
@@ -83,6 +85,56 @@ class ExclusiveSeat {
   std::optional<ImageFile> file_;
 };
 
+absl::Status Lost(const internal::Committed& outcome) {
+  const bool pending = outcome.staging().commit_pending();
+  return MakeError(Reason::kWorkerDied,
+                   absl::StrCat("the process that wrote the image died, and another one serves the mount now; ",
+                                pending ? "it could not finish the commit, and the volume in the file is between two "
+                                          "states: commit again"
+                                        : "the image file is as it was before, and all edits are there: commit again"));
+}
+
+bool WritesFileAnew(const v1::CommitOptions& options) {
+  return options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+}
+
+bool IsDisk(const v1::Mount& mount) { return mount.image_type() == v1::IMAGE_TYPE_VHD; }
+
+void ReportTo(Operation& operation, const internal::WorkerProgress& progress) {
+  operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
+}
+
+// Nothing: this commit was never begun.
+using Outcome = std::optional<absl::StatusOr<internal::Committed>>;
+
+Outcome AskToCommit(Operation& operation, WorkerLink& worker, const v1::CommitOptions& options) {
+  internal::FrontToWorker request;
+  request.mutable_commit()->set_commit_id(operation.id());
+  request.mutable_commit()->set_append(options.append());
+  request.mutable_commit()->set_generate_integrity(options.generate_integrity());
+  request.mutable_commit()->set_rebuild(WritesFileAnew(options));
+  request.mutable_commit()->set_recompress(options.recompress());
+  absl::StatusOr<internal::WorkerToFront> answer =
+      worker.CallToTheEnd(std::move(request), operation.cancel_token(), kCommitSilence,
+                          [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  if (!answer.ok()) return answer.status();
+  if (answer->has_committed()) return answer->committed();
+  return MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
+}
+
+// What became of a commit that a front before this one had begun.
+Outcome AskOutcome(Operation& operation, WorkerLink& worker, const v1::CommitOptions&) {
+  internal::FrontToWorker request;
+  request.mutable_get_commit_outcome()->set_commit_id(operation.id());
+  absl::StatusOr<internal::WorkerToFront> answer =
+      worker.CallToTheEnd(std::move(request), operation.cancel_token(), kCommitSilence,
+                          [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
+  if (!answer.ok()) return answer.status();
+  if (!answer->has_committed() || answer->committed().commit_id() != operation.id()) return std::nullopt;
+  if (!answer->committed().done()) return Lost(answer->committed());
+  return answer->committed();
+}
+
 // What became of a commit whose worker died.
 absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, const std::string& id) {
   CancelToken never;
@@ -99,24 +151,31 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
       const internal::Committed& outcome = answer->committed();
       // Of an earlier one, where this one had not even begun.
       if (outcome.commit_id() == id && outcome.done()) return outcome;
-      const bool pending = outcome.staging().commit_pending();
-      return MakeError(Reason::kWorkerDied,
-                       absl::StrCat("the process that wrote the image died, and another one serves the mount now; ",
-                                    pending ? "it could not finish the commit, and the volume in the file is between "
-                                              "two states: commit again"
-                                            : "the image file is as it was before, and all edits are there: commit "
-                                              "again"));
+      return Lost(outcome);
     }
     before = worker;  // has died as well
   }
   return MakeError(Reason::kWorkerDied, "the process that wrote the image died, and none replaces it");
 }
 
-bool WritesFileAnew(const v1::CommitOptions& options) {
-  return options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+Outcome Attempt(const Tools& tools, Operation& operation, const MountView& view, const v1::CommitOptions& options,
+                bool wait_for_replacement,
+                absl::FunctionRef<Outcome(Operation&, WorkerLink&, const v1::CommitOptions&)> ask) {
+  operation.Report({WritesFileAnew(options) ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
+  ExclusiveSeat seat(tools.registry, view.mount.mount_id());
+  if (ChangesWholeFile(view.mount, options)) {
+    if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
+  }
+  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id());
+  libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
+  Outcome done = ask(operation, *view.worker, options);
+  if (!done.has_value()) return done;
+  if (libmount::ReasonOf(done->status()) == Reason::kWorkerDied && wait_for_replacement) {
+    done = AskReplacement(tools, view, operation.id());
+  }
+  seat.Ended(*done);
+  return done;
 }
-
-bool IsDisk(const v1::Mount& mount) { return mount.image_type() == v1::IMAGE_TYPE_VHD; }
 
 }  // namespace
 
@@ -174,45 +233,23 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
 }
 
 absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation& operation, const MountView& view,
-                                                   const v1::CommitOptions& options, bool wait_for_replacement) {
+                                                   const v1::CommitOptions& options, bool wait_for_replacement,
+                                                   const CommitShare& share) {
+  if (share != nullptr) {
+    Outcome found = Attempt(tools, operation, view, options, wait_for_replacement, AskOutcome);
+    share->Release();
+    if (found.has_value()) return *std::move(found);
+  }
   operation.Report({Phase::kWaiting, 0, 0});
   std::unique_ptr<FileLocks::Holder> turn = tools.file_locks.Lock(view.file, operation.cancel_token());
   if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
-  const bool rebuild = WritesFileAnew(options);
-  operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
-  ExclusiveSeat seat(tools.registry, view.mount.mount_id());
-  if (ChangesWholeFile(view.mount, options)) {
-    if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
-  }
-  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()));
-  libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
-  internal::FrontToWorker request;
-  request.mutable_commit()->set_commit_id(operation.id());
-  request.mutable_commit()->set_append(options.append());
-  request.mutable_commit()->set_generate_integrity(options.generate_integrity());
-  request.mutable_commit()->set_rebuild(rebuild);
-  request.mutable_commit()->set_recompress(options.recompress());
-  absl::StatusOr<internal::WorkerToFront> answer = view.worker->CallToTheEnd(
-      std::move(request), operation.cancel_token(), kCommitSilence,
-      [&operation](const internal::WorkerProgress& progress) {
-        operation.Report({static_cast<Phase>(progress.phase()), progress.bytes_done(), progress.bytes_total()});
-      });
-  absl::StatusOr<internal::Committed> done = answer.ok() ? absl::UnknownError("") : answer.status();
-  if (answer.ok() && answer->has_committed()) {
-    done = answer->committed();
-  } else if (answer.ok()) {
-    done = MakeError(Reason::kWorkerDied, "the process that writes the image gave no sensible answer");
-  } else if (libmount::ReasonOf(answer.status()) == Reason::kWorkerDied && wait_for_replacement) {
-    done = AskReplacement(tools, view, operation.id());
-  }
-  seat.Ended(done);
-  return done;
+  return *Attempt(tools, operation, view, options, wait_for_replacement, AskToCommit);
 }
 
-absl::Status RunCommit(const Tools& tools, Operation& operation, const std::string& mount_id,
-                       const v1::CommitOptions& options) {
-  absl::StatusOr<MountView> view = tools.registry.BeginCommit(mount_id);
+absl::Status RunCommit(const Tools& tools, Operation& operation, absl::StatusOr<MountView> view,
+                       const v1::CommitOptions& options, const CommitShare& share) {
   if (!view.ok()) return view.status();
+  const std::string& mount_id = view->mount.mount_id();
   LogContext context = operation.log_context();
   context.mount_id = mount_id;
   absl::StatusOr<internal::Committed> done = absl::UnknownError("");
@@ -220,7 +257,7 @@ absl::Status RunCommit(const Tools& tools, Operation& operation, const std::stri
     done = MakeError(Reason::kWorkerDied, "nobody serves the mount");
   } else {
     NoteCommitPending(tools, *view, context);
-    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/true);
+    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/true, share);
     if (!done.ok()) RenewCommitPending(tools, &*view);
   }
   tools.registry.EndCommit(mount_id, done.ok() ? &*done : nullptr);

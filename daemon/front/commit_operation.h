@@ -5,18 +5,25 @@
 //   occupy the mount → wait for other commits of the file → (a disk, a rebuild: see that no other mount shows the file)
 //     → tell the other mounts of the file → commit (worker) → tell the others that it is over
 //
-// A worker that dies while it commits is replaced, and the replacement knows what became of the commit.
+// A worker that dies while it commits is replaced, and the replacement knows what became of the commit. A front that
+// takes over goes on with the operation: the worker knows what became of the commit, or is still at it.
 
 #ifndef DAEMON_FRONT_COMMIT_OPERATION_H_
 #define DAEMON_FRONT_COMMIT_OPERATION_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/front/file_locks.h"
 #include "daemon/front/mount_operation.h"
 
 namespace dismd {
+
+// Of an operation that a front before this one had begun, which may be at its commit: while it is held, nobody else
+// commits to the file. Null: of one that begins now.
+using CommitShare = std::shared_ptr<FileLocks::Holder>;
 
 // MOUNT_READ_ONLY, INVALID_FLAGS.
 absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& options);
@@ -33,15 +40,16 @@ void SaveRecord(const Tools& tools, const std::string& mount_id, const libmount:
 void NoteCommitPending(const Tools& tools, const MountView& view, const libmount::LogContext& context);
 void RenewCommitPending(const Tools& tools, MountView* view);
 
-// REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on. OPERATION_IN_PROGRESS, IMAGE_CHANGED,
-// IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...
-absl::Status RunCommit(const Tools& tools, Operation& operation, const std::string& mount_id,
-                       const v1::CommitOptions& options);
+// `view` is of BeginCommit. REQUIRES: CheckCommit said OK. The operation's stream may end; this goes on.
+// OPERATION_IN_PROGRESS, IMAGE_CHANGED, IMAGE_IN_USE, DISK_FULL, CANCELLED (the file is as before), ...
+absl::Status RunCommit(const Tools& tools, Operation& operation, absl::StatusOr<MountView> view,
+                       const v1::CommitOptions& options, const CommitShare& share = nullptr);
 
 // The commit itself, of a mount that the caller of this has occupied. `wait_for_replacement`: the mount is served, so
 // that a worker that dies is replaced; else WORKER_DIED is the answer, and the outcome is not known.
 absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation& operation, const MountView& view,
-                                                   const v1::CommitOptions& options, bool wait_for_replacement);
+                                                   const v1::CommitOptions& options, bool wait_for_replacement,
+                                                   const CommitShare& share = nullptr);
 
 }  // namespace dismd
 

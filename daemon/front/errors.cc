@@ -78,6 +78,13 @@ v1::OperationError ToOperationError(const absl::Status& status) {
   return error;
 }
 
+absl::Status FromOperationError(const v1::OperationError& error) {
+  if (error.reason() == v1::REASON_UNSPECIFIED) {
+    return absl::Status(static_cast<absl::StatusCode>(error.code()), error.message());
+  }
+  return libmount::MakeError(static_cast<Reason>(error.reason()), error.message());
+}
+
 v1::OperationError ToCallError(const absl::Status& status) {
   v1::OperationError error = ToOperationError(status);
   error.set_message(ElidedText(error.message(), kMaxCallMessageBytes));

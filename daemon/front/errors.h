@@ -14,6 +14,7 @@
 namespace dismd {
 
 v1::OperationError ToOperationError(const absl::Status& status);
+absl::Status FromOperationError(const v1::OperationError& error);
 
 // The same for a call's status, with a message that fits into its trailers.
 v1::OperationError ToCallError(const absl::Status& status);

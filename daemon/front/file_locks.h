@@ -7,8 +7,9 @@
 #ifndef DAEMON_FRONT_FILE_LOCKS_H_
 #define DAEMON_FRONT_FILE_LOCKS_H_
 
+#include <map>
 #include <memory>
-#include <set>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -22,9 +23,12 @@ class FileLocks {
   class Holder {
    public:
     Holder(FileLocks& locks, ImageFile file) : locks_(locks), file_(file) {}
-    ~Holder() {
+    ~Holder() { Release(); }
+    // What the destructor does, earlier.
+    void Release() {
       absl::MutexLock lock(&locks_.mutex_);
-      locks_.held_.erase(file_);
+      if (std::exchange(released_, true)) return;
+      if (--locks_.held_[file_] == 0) locks_.held_.erase(file_);
       locks_.changed_.SignalAll();
     }
     Holder(const Holder&) = delete;
@@ -33,7 +37,15 @@ class FileLocks {
    private:
     FileLocks& locks_;
     const ImageFile file_;
+    bool released_ = false;
   };
+
+  // At once, whoever else holds it.
+  std::unique_ptr<Holder> Share(const ImageFile& file) {
+    absl::MutexLock lock(&mutex_);
+    ++held_[file];
+    return std::make_unique<Holder>(*this, file);
+  }
 
   // Waits until nobody holds it. Null: cancelled first.
   std::unique_ptr<Holder> Lock(const ImageFile& file, CancelToken& cancel) {
@@ -46,14 +58,14 @@ class FileLocks {
     absl::MutexLock lock(&mutex_);
     while (!cancelled && held_.count(file) != 0) changed_.Wait(&mutex_);
     if (cancelled) return nullptr;
-    held_.insert(file);
+    ++held_[file];
     return std::make_unique<Holder>(*this, file);
   }
 
  private:
   absl::Mutex mutex_;
   absl::CondVar changed_;
-  std::set<ImageFile> held_ ABSL_GUARDED_BY(mutex_);
+  std::map<ImageFile, int> held_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace dismd

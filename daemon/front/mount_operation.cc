@@ -101,7 +101,11 @@ absl::Status Mounter::Inspect() {
   Seam("front-opening");
   if (operation_.cancelled()) return Cancelled();
   internal::InspectPaths inspect;
-  inspect.set_connection_id(caller_.connection->id());
+  if (caller_.connection != nullptr) {
+    inspect.set_connection_id(caller_.connection->id());
+  } else {
+    inspect.set_remount_of(seat_->mount_id());  // it went with the front that began this
+  }
   inspect.set_image_path(paths_.image);
   inspect.set_mount_path(paths_.mount);
   inspect.set_read_write(!request_.read_only());

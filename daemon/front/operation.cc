@@ -62,17 +62,40 @@ uint32_t Position(ProgressPlan plan, const libmount::ProgressUpdate& update) {
   return 0;
 }
 
+void SetOutcome(const absl::Status& outcome, absl::Time end, v1::Operation* state) {
+  SetTimestamp(end, state->mutable_end_time());
+  if (outcome.ok()) {
+    state->set_state(v1::OPERATION_STATE_SUCCEEDED);
+    state->mutable_progress()->set_current(kTotal);
+    return;
+  }
+  bool cancelled = libmount::ReasonOf(outcome) == libmount::Reason::kCancelled;
+  state->set_state(cancelled ? v1::OPERATION_STATE_CANCELLED : v1::OPERATION_STATE_FAILED);
+  *state->mutable_error() = ToOperationError(outcome);
+}
+
 }  // namespace
 
 Operation::Operation(std::string id, v1::OperationKind kind, uint32_t owner, ProgressPlan plan,
                      PublishLater publish_later)
-    : id_(std::move(id)), owner_(owner), plan_(plan), publish_later_(std::move(publish_later)) {
+    : id_(std::move(id)), owner_(owner), plan_(plan), publish_later_(std::move(publish_later)), resumed_(false) {
   absl::MutexLock lock(&mutex_);
   state_.set_operation_id(id_);
   state_.set_kind(kind);
   state_.set_state(v1::OPERATION_STATE_RUNNING);
   state_.mutable_progress()->set_total(kTotal);
   SetTimestamp(absl::Now(), state_.mutable_start_time());
+  MakeSnapshot(true);
+}
+
+Operation::Operation(const v1::Operation& left, uint32_t owner, ProgressPlan plan, PublishLater publish_later)
+    : id_(left.operation_id()), owner_(owner), plan_(plan), publish_later_(std::move(publish_later)), resumed_(true) {
+  absl::MutexLock lock(&mutex_);
+  state_ = left;
+  if (left.state() != v1::OPERATION_STATE_RUNNING) {
+    end_time_ = absl::FromUnixSeconds(left.end_time().seconds());
+    if (left.has_error()) outcome_ = FromOperationError(left.error());
+  }
   MakeSnapshot(true);
 }
 
@@ -156,23 +179,26 @@ void Operation::SetMount(const v1::Mount& mount) {
   *state_.mutable_mount() = mount;
 }
 
-void Operation::Finish(const absl::Status& outcome) {
+void Operation::Finish(const absl::Status& outcome, absl::Time end) {
   {
     absl::MutexLock lock(&mutex_);
     if (state_.state() != v1::OPERATION_STATE_RUNNING) return;
     outcome_ = outcome;
-    end_time_ = absl::Now();
-    SetTimestamp(end_time_, state_.mutable_end_time());
-    if (outcome.ok()) {
-      state_.set_state(v1::OPERATION_STATE_SUCCEEDED);
-      state_.mutable_progress()->set_current(kTotal);
-    } else {
-      bool cancelled = libmount::ReasonOf(outcome) == libmount::Reason::kCancelled;
-      state_.set_state(cancelled ? v1::OPERATION_STATE_CANCELLED : v1::OPERATION_STATE_FAILED);
-      *state_.mutable_error() = ToOperationError(outcome);
-    }
+    end_time_ = end;
+    SetOutcome(outcome, end, &state_);
   }
   Changed(true);
+}
+
+v1::Operation Operation::State() const {
+  absl::MutexLock lock(&mutex_);
+  return state_;
+}
+
+v1::Operation Operation::StateWith(const absl::Status& outcome, absl::Time end) const {
+  v1::Operation state = State();
+  SetOutcome(outcome, end, &state);
+  return state;
 }
 
 bool Operation::MakeSnapshot(bool at_once) {

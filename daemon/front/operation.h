@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "daemon/front/cancel_token.h"
 #include "daemon/front/watch.h"
@@ -40,12 +41,16 @@ class Operation {
   using PublishLater = std::function<void()>;
 
   Operation(std::string id, v1::OperationKind kind, uint32_t owner, ProgressPlan plan, PublishLater publish_later);
+  // One that a front before this one has left: ended, or to be gone on with.
+  Operation(const v1::Operation& left, uint32_t owner, ProgressPlan plan, PublishLater publish_later);
   Operation(const Operation&) = delete;
   Operation& operator=(const Operation&) = delete;
 
   const std::string& id() const { return id_; }
   uint32_t owner() const { return owner_; }
   libmount::LogContext log_context() const { return {id_, "", owner_}; }
+  // Whether a front before this one had begun it.
+  bool resumed() const { return resumed_; }
 
   // The newest published snapshot, never null: watchers see at most one in kSnapshotInterval.
   Snapshot snapshot() const;
@@ -70,7 +75,10 @@ class Operation {
   bool PassPointOfNoReturn();
   void Report(const libmount::ProgressUpdate& update);
   void SetMount(const v1::Mount& mount);
-  void Finish(const absl::Status& outcome);
+  void Finish(const absl::Status& outcome, absl::Time end = absl::Now());
+  // As it is now; as Finish will make it.
+  v1::Operation State() const;
+  v1::Operation StateWith(const absl::Status& outcome, absl::Time end) const;
 
   // For the table: publishes what has not been.
   void Publish();
@@ -85,6 +93,7 @@ class Operation {
   const uint32_t owner_;
   const ProgressPlan plan_;
   const PublishLater publish_later_;
+  const bool resumed_;
   CancelToken cancel_;
 
   mutable absl::Mutex mutex_;

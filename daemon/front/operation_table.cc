@@ -19,7 +19,8 @@ using libmount::Reason;
 
 }  // namespace
 
-OperationTable::OperationTable() : thread_([this] { Run(); }) {}
+OperationTable::OperationTable(std::function<void(const std::string& id)> on_forget)
+    : on_forget_(std::move(on_forget)), thread_([this] { Run(); }) {}
 
 OperationTable::~OperationTable() {
   {
@@ -32,8 +33,8 @@ OperationTable::~OperationTable() {
 
 absl::StatusOr<std::shared_ptr<Operation>> OperationTable::Create(const Caller& caller, v1::OperationKind kind,
                                                                   ProgressPlan plan) {
-  absl::MutexLock lock(&mutex_);
   Forget();
+  absl::MutexLock lock(&mutex_);
   size_t running = 0;
   size_t own = 0;
   for (const auto& [id, operation] : operations_) {
@@ -61,9 +62,16 @@ absl::StatusOr<std::shared_ptr<Operation>> OperationTable::Create(const Caller& 
   return operation;
 }
 
-absl::StatusOr<std::shared_ptr<Operation>> OperationTable::Find(const Caller& caller, const std::string& id) {
+std::shared_ptr<Operation> OperationTable::Restore(const v1::Operation& left, uint32_t owner, ProgressPlan plan) {
+  const std::string& id = left.operation_id();
+  auto operation = std::make_shared<Operation>(left, owner, plan, [this, id] { PublishLater(id); });
   absl::MutexLock lock(&mutex_);
+  return operations_[id] = operation;
+}
+
+absl::StatusOr<std::shared_ptr<Operation>> OperationTable::Find(const Caller& caller, const std::string& id) {
   Forget();
+  absl::MutexLock lock(&mutex_);
   auto place = operations_.find(id);
   if (place != operations_.end() && caller.MaySee(place->second->owner())) return place->second;
   return MakeError(Reason::kOperationNotFound,
@@ -81,12 +89,23 @@ std::vector<std::shared_ptr<Operation>> OperationTable::Running() {
 }
 
 void OperationTable::Forget() {
+  std::vector<std::string> old;
+  {
+    absl::MutexLock lock(&mutex_);
+    old = TakeOld();
+  }
+  for (const std::string& id : old) on_forget_(id);
+}
+
+std::vector<std::string> OperationTable::TakeOld() {
+  std::vector<std::string> old;
   absl::Time oldest = absl::Now() - kOperationRetention;
   std::map<uint32_t, std::vector<std::pair<absl::Time, std::string>>> ended;
   for (auto place = operations_.begin(); place != operations_.end();) {
     const Operation& operation = *place->second;
     absl::Time end = operation.end_time();
     if (end < oldest) {
+      old.push_back(place->first);
       place = operations_.erase(place);
       continue;
     }
@@ -96,8 +115,12 @@ void OperationTable::Forget() {
   for (auto& [uid, ids] : ended) {
     if (ids.size() <= kMaxEndedOperationsPerUid) continue;
     std::sort(ids.begin(), ids.end());
-    for (size_t i = 0; i < ids.size() - kMaxEndedOperationsPerUid; ++i) operations_.erase(ids[i].second);
+    for (size_t i = 0; i < ids.size() - kMaxEndedOperationsPerUid; ++i) {
+      old.push_back(ids[i].second);
+      operations_.erase(ids[i].second);
+    }
   }
+  return old;
 }
 
 void OperationTable::PublishLater(const std::string& id) {

@@ -8,6 +8,7 @@
 #define DAEMON_FRONT_OPERATION_TABLE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -25,13 +26,17 @@ namespace dismd {
 
 class OperationTable {
  public:
-  OperationTable();
+  // `on_forget` is called, without locks, with the id of each that is no longer remembered.
+  explicit OperationTable(std::function<void(const std::string& id)> on_forget);
   ~OperationTable();
   OperationTable(const OperationTable&) = delete;
   OperationTable& operator=(const OperationTable&) = delete;
 
   // TOO_MANY_OPERATIONS.
   absl::StatusOr<std::shared_ptr<Operation>> Create(const Caller& caller, v1::OperationKind kind, ProgressPlan plan);
+
+  // One that a front before this one has left.
+  std::shared_ptr<Operation> Restore(const v1::Operation& left, uint32_t owner, ProgressPlan plan);
 
   // OPERATION_NOT_FOUND, also for other users' operations.
   absl::StatusOr<std::shared_ptr<Operation>> Find(const Caller& caller, const std::string& id);
@@ -42,8 +47,10 @@ class OperationTable {
   void Run();
   void PublishLater(const std::string& id);
   // Forgets what ended too long ago, and the oldest of those of whom there are too many.
-  void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Forget() ABSL_LOCKS_EXCLUDED(mutex_);
+  std::vector<std::string> TakeOld() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const std::function<void(const std::string&)> on_forget_;
   absl::Mutex mutex_;
   absl::CondVar changed_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;

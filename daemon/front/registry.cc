@@ -214,6 +214,7 @@ void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<Wo
   entry.image_path = known.image_path();
   entry.file = {known.image_device(), known.image_inode()};
   entry.worker = std::move(worker);
+  entry.held = known.held();
   // The record is our own, but an older front may have written it: what the broker knows wins.
   internal::RegistryRecord record;
   if (!record.ParseFromString(known.registry_record()) || !entry.mount.ParseFromString(record.mount())) {
@@ -361,6 +362,7 @@ void MountRegistry::MakeDormant(Entry* entry, const std::string& message, Notice
   entry->slot = 0;
   entry->worker = nullptr;
   entry->gone = false;
+  entry->held = false;
   entry->served_to_the_end = false;
   entry->mount.set_worker_pid(0);
   entry->mount.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);

@@ -59,6 +59,7 @@ struct MountView {
   std::vector<ImageFile> parents;  // of a differencing disk: the files that it stands on
   std::string path;                // real, as bytes
   std::string image_path;          // likewise
+  bool held = false;               // unmounted already, by a front before this one, for a commit
 };
 
 // For the broker to keep, and to hand to a next front.
@@ -185,6 +186,7 @@ class MountRegistry {
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
     bool gone = false;
+    bool held = false;
     bool served_to_the_end = false;  // the worker says that the kernel unmounted it
   };
   using Notices = std::vector<std::shared_ptr<MountSubscription>>;
@@ -198,7 +200,7 @@ class MountRegistry {
   void Queue(const Entry& entry, v1::MountEvent event, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Notify(const Notices& notices);
   static MountView ViewOf(const Entry& entry) {
-    return {entry.mount, entry.slot, entry.worker, entry.file, entry.parents, entry.path, entry.image_path};
+    return {entry.mount, entry.slot, entry.worker, entry.file, entry.parents, entry.path, entry.image_path, entry.held};
   }
   static absl::Status Occupied(const Entry& entry);
   void SetStaging(uint64_t slot, const internal::StagingState& staging);

@@ -82,20 +82,26 @@ absl::Status Service::CheckOpen() const {
   return MakeError(Reason::kShuttingDown, "the service is stopping and takes no new work");
 }
 
-void Service::Conclude(Operation& operation, const absl::Status& outcome) {
+void Service::Conclude(Operation& operation, const absl::Status& outcome, absl::Time end) {
   if (!outcome.ok()) {
     bool ours = outcome.code() == absl::StatusCode::kInternal;  // not what a caller can be blamed for
     libmount::Log(
         ours ? Severity::kError : Severity::kInfo, operation.log_context(),
         absl::StrCat(libmount::ReasonName(libmount::ReasonOf(outcome)), ": ", std::string(outcome.message())));
   }
-  operation.Finish(outcome);
+  operation.Finish(outcome, end);
 }
 
 void Service::Launch(FairPool& pool, const std::shared_ptr<Operation>& operation, std::function<absl::Status()> run) {
-  FairPool::Ticket ticket =
-      pool.Submit(operation->owner(), [operation, run = std::move(run)] { Conclude(*operation, run()); });
-  // An operation that is cancelled while it waits for its turn does not wait any longer.
+  FairPool::Ticket ticket = pool.Submit(operation->owner(), [this, operation, run = std::move(run)] {
+    absl::Status outcome = run();
+    const absl::Time end = absl::Now();
+    SaveEnd(*operation, outcome, end);
+    Conclude(*operation, outcome, end);
+  });
+  // An operation that is cancelled while it waits for its turn does not wait any longer; one of a front before this may
+  // be under way, and its mount is its own already.
+  if (operation->resumed()) return;
   operation->OnCancel([&pool, ticket, weak = std::weak_ptr<Operation>(operation)] {
     auto self = weak.lock();
     if (self != nullptr && pool.Withdraw(ticket)) {
@@ -116,6 +122,7 @@ absl::StatusOr<std::shared_ptr<Operation>> Service::StartMount(const Caller& cal
   // Shared, since a std::function must be copyable.
   auto held_seat = std::make_shared<std::unique_ptr<MountSeat>>(*std::move(seat));
   Launch(*mount_pool_, *operation, [this, operation = *operation, caller, request, held_seat] {
+    SaveBegun(*operation, caller, (*held_seat)->mount_id(), /*commits=*/false, v1::CommitOptions());
     return RunMount(tools(), *operation, caller, request, std::move(*held_seat));
   });
   return *operation;
@@ -146,7 +153,9 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
   const std::string& mount_id = view->mount.mount_id();
   if (request.changes() == v1::CHANGES_COMMIT) {
     if (absl::Status may = CheckCommit(view->mount, request.commit()); !may.ok()) return may;
-    return RunCommittingUnmount(tools(), operation, caller, mount_id, request.commit());
+    SaveBegun(operation, caller, mount_id, /*commits=*/true, request.commit());
+    return RunCommittingUnmount(tools(), operation, caller, registry_.BeginUnmount(mount_id, operation.cancel_token()),
+                                request.commit());
   }
   if (request.changes() != v1::CHANGES_DISCARD && request.changes() != v1::CHANGES_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat("unknown value for changes: ", request.changes()));
@@ -160,6 +169,7 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
       request.commit().recompress() != v1::COMPRESSION_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, "options of a commit were given, but nothing is to be committed");
   }
+  SaveBegun(operation, caller, mount_id, /*commits=*/false, v1::CommitOptions());
   return RunUnmount(tools(), mount_id, operation.cancel_token(), operation.log_context(), Edits::kDiscard);
 }
 
@@ -183,7 +193,9 @@ absl::Status Service::CommitForCaller(Operation& operation, const Caller& caller
   if (!view.ok()) return view.status();
   operation.SetMount(view->mount);
   if (absl::Status may = CheckCommit(view->mount, request.options()); !may.ok()) return may;
-  return RunCommit(tools(), operation, view->mount.mount_id(), request.options());
+  const std::string& mount_id = view->mount.mount_id();
+  SaveBegun(operation, caller, mount_id, /*commits=*/true, request.options());
+  return RunCommit(tools(), operation, registry_.BeginCommit(mount_id), request.options());
 }
 
 absl::StatusOr<std::shared_ptr<Operation>> Service::StartRemount(const Caller& caller,
@@ -208,6 +220,7 @@ absl::Status Service::RemountForCaller(Operation& operation, const Caller& calle
   MountView view;
   absl::StatusOr<std::unique_ptr<MountSeat>> seat = registry_.BeginRemount(found->mount.mount_id(), &view);
   if (!seat.ok()) return seat.status();
+  SaveBegun(operation, caller, view.mount.mount_id(), /*commits=*/false, v1::CommitOptions());
   return RunRemount(tools(), operation, caller, view, *std::move(seat));
 }
 

@@ -24,6 +24,7 @@
 #include "daemon/front/broker_link.h"
 #include "daemon/front/cache_budget.h"
 #include "daemon/front/caller.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/event_loop.h"
 #include "daemon/front/fair_pool.h"
 #include "daemon/front/file_locks.h"
@@ -63,6 +64,9 @@ class Service final : public BrokerEvents {
   void Close();
   // Returns when the broker is gone, or the service has stopped as it was told to.
   void WaitForEnd();
+  // Whether operations run, of a service that was not told to stop, that the next front can go on with. To wait for
+  // them would be to cancel them: the process ends at once.
+  bool LeavesWork();
 
   // The operations. The answer is a running operation, or why there is none.
   absl::StatusOr<std::shared_ptr<Operation>> StartMount(const Caller& caller, const v1::MountImageRequest& request);
@@ -95,6 +99,7 @@ class Service final : public BrokerEvents {
   // BrokerEvents.
   void OnConfig(const internal::ServerConfig& config) override;
   void OnNewConnection(const internal::NewConnection& connection, libmount::UniqueFd socket) override;
+  void OnKnownOperation(const internal::KnownOperation& known) override;
   void OnKnownSlot(const internal::KnownSlot& slot, libmount::UniqueFd control) override;
   void OnWorkerExited(const internal::WorkerExited& event) override;
   void OnWorkerReplaced(const internal::WorkerReplaced& event, libmount::UniqueFd control) override;
@@ -106,7 +111,19 @@ class Service final : public BrokerEvents {
   absl::Status CheckOpen() const;  // SHUTTING_DOWN
   // Runs the operation on the pool; one that is cancelled before its turn ends at once.
   void Launch(FairPool& pool, const std::shared_ptr<Operation>& operation, std::function<absl::Status()> run);
-  static void Conclude(Operation& operation, const absl::Status& outcome);
+  static void Conclude(Operation& operation, const absl::Status& outcome, absl::Time end = absl::Now());
+  // service_resume.cc: operations that outlive the front.
+  // The operation works on this mount from now on: a front that takes over can go on with it. Waits.
+  void SaveBegun(const Operation& operation, const Caller& caller, const std::string& mount_id, bool commits,
+                 const v1::CommitOptions& options);
+  // What it is about to end with. Waits.
+  void SaveEnd(const Operation& operation, const absl::Status& outcome, absl::Time end);
+  void Save(const Operation& operation, internal::OperationRecord record, v1::Operation state);
+  void ForgetOperation(const std::string& id);
+  void ResumeOperation(const std::shared_ptr<Operation>& operation, const internal::OperationRecord& record);
+  CommitShare ShareFile(const absl::StatusOr<MountView>& view);
+  void ResumeUnmount(const std::shared_ptr<Operation>& operation, const Caller& caller,
+                     const internal::OperationRecord& record, const v1::CommitOptions& options);
   absl::Status UnmountForCaller(Operation& operation, const Caller& caller, const v1::UnmountImageRequest& request);
   void ReleaseGone(uint64_t slot);
   std::vector<MountView> Served();
@@ -127,7 +144,7 @@ class Service final : public BrokerEvents {
   MountRegistry registry_;
   const Policy policy_;
   FileLocks file_locks_;
-  OperationTable operations_;
+  OperationTable operations_{[this](const std::string& id) { ForgetOperation(id); }};
   ServeConnection serve_;
   std::atomic<bool> stopping_{false};
 

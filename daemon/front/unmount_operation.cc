@@ -35,10 +35,11 @@ absl::Status DescribeBusy(const v1::Mount& mount, const internal::BusyMount& bus
                                                     "; close its files, leave its directories, and unmount again"));
 }
 
-absl::Status AskToUnmount(BrokerLink& broker, const MountView& view, bool detach) {
+absl::Status AskToUnmount(BrokerLink& broker, const MountView& view, bool detach, bool hold = false) {
   internal::FrontToBroker request;
   request.mutable_unmount()->set_slot_id(view.slot);
   request.mutable_unmount()->set_detach(detach);
+  request.mutable_unmount()->set_hold(hold);
   absl::StatusOr<BrokerAnswer> answer = broker.Call(std::move(request));
   if (!answer.ok()) return answer.status();
   if (answer->reply.has_busy()) return DescribeBusy(view.mount, answer->reply.busy());
@@ -100,7 +101,7 @@ absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
   hold.mutable_hold_after_unmount()->set_hold(true);
   absl::Status held = view.worker->Call(hold, never, kWorkerSilence).status();
   if (!held.ok()) return held;
-  absl::Status unmounted = AskToUnmount(tools.broker, view, /*detach=*/false);
+  absl::Status unmounted = AskToUnmount(tools.broker, view, /*detach=*/false, /*hold=*/true);
   if (unmounted.ok()) return unmounted;
   hold.mutable_hold_after_unmount()->set_hold(false);
   view.worker->Call(hold, never, kNoticeDeadline).IgnoreError();
@@ -154,8 +155,13 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
 
 absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
                         const libmount::LogContext& log_context, Edits edits, bool force) {
-  absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, cancel);
+  return RunUnmount(tools, tools.registry.BeginUnmount(mount_id, cancel), log_context, edits, force);
+}
+
+absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, const libmount::LogContext& log_context,
+                        Edits edits, bool force) {
   if (!view.ok()) return view.status();
+  const std::string& mount_id = view->mount.mount_id();
   libmount::LogContext context = log_context;
   context.mount_id = mount_id;
   if (!context.uid.has_value()) context.uid = view->mount.owner_uid();
@@ -189,14 +195,23 @@ absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelT
 }
 
 absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
-                                  const std::string& mount_id, const v1::CommitOptions& options) {
-  absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, operation.cancel_token());
+                                  absl::StatusOr<MountView> view, const v1::CommitOptions& options,
+                                  const CommitShare& share) {
   if (!view.ok()) return view.status();
+  const std::string& mount_id = view->mount.mount_id();
+  if (operation.resumed() && view->slot == 0) {
+    // The process that committed was ended with the service. The image file tells what it came to.
+    tools.registry.EndUnmount(mount_id, /*removed=*/false);
+    return BringBack(tools, operation, caller, mount_id,
+                     MakeError(Reason::kWorkerDied,
+                               "the service was ended before the commit was done; the image is mounted again with all "
+                               "edits: unmount it again"));
+  }
   // Before anything is taken away; and again when it is this commit's turn.
   absl::Status unmounted =
       ChangesWholeFile(view->mount, options) ? tools.registry.CheckAlone(mount_id) : absl::OkStatus();
   if (unmounted.ok()) NoteCommitPending(tools, *view, operation.log_context());
-  if (unmounted.ok()) unmounted = UnmountForCommit(tools, *view);
+  if (unmounted.ok() && !view->held) unmounted = UnmountForCommit(tools, *view);
   if (!unmounted.ok()) {
     RenewCommitPending(tools, &*view);
     SaveRecord(tools, mount_id, operation.log_context());
@@ -204,8 +219,10 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
     return unmounted;
   }
   libmount::TestSeam("front-unmounted", [&operation] { return operation.cancelled(); });
-  absl::StatusOr<internal::Committed> done =
-      CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/false);
+  absl::StatusOr<internal::Committed> done = MakeError(Reason::kWorkerDied, "the process that wrote the image died");
+  if (view->worker != nullptr) {
+    done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/false, share);
+  }
   if (done.ok()) {
     EndSlot(tools, *view, Edits::kDiscard);
     tools.registry.EndUnmount(mount_id, /*removed=*/true);

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/front/commit_operation.h"
 #include "daemon/front/mount_operation.h"
 
 namespace dismd {
@@ -26,11 +27,15 @@ enum class Edits { kDiscard, kKeep };
 // mount becomes one that needs a remount. `force`: busy or not.
 absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
                         const libmount::LogContext& log_context, Edits edits, bool force = false);
+// The same; `view` is of BeginUnmount.
+absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, const libmount::LogContext& log_context,
+                        Edits edits, bool force = false);
 
 // Unmounts, then commits: so nothing is written that the commit does not have, and one that is busy has not been
-// committed. Where the commit fails, the mount is brought back.
+// committed. Where the commit fails, the mount is brought back. `view` is of BeginUnmount.
 absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, const Caller& caller,
-                                  const std::string& mount_id, const v1::CommitOptions& options);
+                                  absl::StatusOr<MountView> view, const v1::CommitOptions& options,
+                                  const CommitShare& share = nullptr);
 
 }  // namespace dismd
 

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "daemon/front/cancel_token.h"
 #include "daemon/front/event_loop.h"
@@ -92,7 +93,8 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   EventLoop::WatchId watch_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status state_ ABSL_GUARDED_BY(mutex_);  // not ok: the worker is gone
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  // From the time on: no late answer to a front before this one can be taken for one to a request of this one's.
+  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = static_cast<uint64_t>(absl::GetCurrentTimeNanos());
   std::map<uint64_t, Pending*> pending_ ABSL_GUARDED_BY(mutex_);
   uint64_t stats_request_ ABSL_GUARDED_BY(mutex_) = 0;  // outstanding; 0: none
   uint64_t stats_count_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -3,7 +3,7 @@
 // RequestMonitor: carries the progress of one request to the front, at most kMessagesPerSecond times a second, and a
 // cancel to the work.
 //
-// Thread safety: as OperationMonitor says; Cancel from any thread.
+// Thread safety: as OperationMonitor says; Cancel and BeFor from any thread.
 
 #ifndef DAEMON_WORKER_REQUEST_MONITOR_H_
 #define DAEMON_WORKER_REQUEST_MONITOR_H_
@@ -25,6 +25,8 @@ class RequestMonitor final : public libmount::OperationMonitor {
   RequestMonitor(uint64_t request_id, ControlLink* link) : request_id_(request_id), link_(link) {}
 
   uint64_t request_id() const { return request_id_; }
+  // The work is for another request from now on: one of a front that has taken over.
+  void BeFor(uint64_t request_id) { request_id_ = request_id; }
   void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
   // The first and last of a phase always go out; others when the last one is long enough ago.
@@ -32,7 +34,7 @@ class RequestMonitor final : public libmount::OperationMonitor {
   bool cancelled() const override { return cancelled_.load(std::memory_order_relaxed); }
 
  private:
-  const uint64_t request_id_;
+  std::atomic<uint64_t> request_id_;
   ControlLink* const link_;
   std::atomic<bool> cancelled_{false};
   libmount::Phase last_phase_ = libmount::Phase::kUnspecified;

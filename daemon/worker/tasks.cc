@@ -182,6 +182,10 @@ absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& mon
   internal::Commit commit = request;
   commit.set_unmounted(serving_ended_);
   absl::StatusOr<internal::Committed> done = image->Commit(commit, monitor);
+  {
+    absl::MutexLock lock(&mutex_);
+    last_outcome_ = Outcome{request.commit_id(), done};
+  }
   if (!done.ok()) return done.status();
   TellServingState();  // the index may be another
   internal::WorkerToFront answer;

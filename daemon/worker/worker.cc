@@ -94,7 +94,7 @@ absl::Status Worker::Loop() {
     if (entries[2].revents != 0) {
       eventfd_t ignored;
       eventfd_read(wake_.get(), &ignored);
-      if (outcome_wanted_ != 0) AnswerOutcome(outcome_wanted_);
+      if (outcome_wanted_.has_value() && !task_running_) HandleFront(*std::exchange(outcome_wanted_, std::nullopt));
       if (waiting_commit_.has_value() && !task_running_) HandleFront(*std::exchange(waiting_commit_, std::nullopt));
     }
     // The broker first: it hands over new control sockets.
@@ -148,12 +148,16 @@ void Worker::HandleFront(const internal::FrontToWorker& request) {
         waiting_commit_ = request;  // until it serves, and has finished a commit of the process before
         break;
       }
+      if (!task_running_) committing_ = request.commit().commit_id();
       StartTask(id, [this, commit = request.commit()](RequestMonitor& monitor) { return Commit(commit, monitor); });
       break;
-    case Request::kGetCommitOutcome: AnswerOutcome(id); break;
+    case Request::kGetCommitOutcome: AnswerOutcome(request); break;
     case Request::kSuspendImageChecks:
+      OnOwnCommitElsewhere(request.suspend_image_checks().commit_id(), /*begins=*/true);
+      AnswerNow(id);
+      break;
     case Request::kRenewImageState:
-      OnOwnCommitElsewhere(request.has_suspend_image_checks());
+      OnOwnCommitElsewhere(request.renew_image_state().commit_id(), /*begins=*/false);
       AnswerNow(id);
       break;
     case Request::kHoldAfterUnmount:
@@ -303,33 +307,36 @@ void Worker::AnswerNow(uint64_t request_id) {
   link_.Send(answer);
 }
 
-// Asked of one that replaces the one that committed: it is known as soon as the staging directory is open.
-void Worker::AnswerOutcome(uint64_t request_id) {
+// Asked by a front that takes over, or of a worker that does: known as soon as what runs has ended.
+void Worker::AnswerOutcome(const internal::FrontToWorker& request) {
+  const std::string& commit_id = request.get_commit_outcome().commit_id();
   if (task_running_) {
-    outcome_wanted_ = request_id;
+    // The end may be under way to a front that is gone: it is told again.
+    if (committing_ == commit_id) task_monitor_->BeFor(request.request_id());
+    outcome_wanted_ = request;
     return;
   }
-  outcome_wanted_ = 0;
   internal::WorkerToFront answer;
-  answer.set_request_id(request_id);
+  answer.set_request_id(request.request_id());
   {
     absl::MutexLock lock(&mutex_);
-    if (!staged_) return link_.SendError(request_id, absl::FailedPreconditionError("nothing is staged"));
-    *answer.mutable_committed() = opened_->LastCommit();
+    if (!staged_) return link_.SendError(request.request_id(), absl::FailedPreconditionError("nothing is staged"));
+    if (last_outcome_.has_value() && last_outcome_->commit_id == commit_id) {
+      const absl::StatusOr<internal::Committed>& result = last_outcome_->result;
+      if (!result.ok()) return link_.SendError(request.request_id(), result.status());
+      *answer.mutable_committed() = *result;
+    } else {
+      *answer.mutable_committed() = opened_->LastCommit();
+    }
   }
   link_.Send(answer);
 }
 
-void Worker::OnOwnCommitElsewhere(bool begins) {
+void Worker::OnOwnCommitElsewhere(const std::string& commit_id, bool begins) {
   absl::MutexLock lock(&mutex_);
   if (opened_ == nullptr) return;
-  if (begins) {
-    opened_->SuspendChangeDetection();
-    ++announced_;
-  } else if (announced_ > 0) {
-    --announced_;
-    opened_->RenewChangeDetection();
-  }
+  if (begins && announced_.insert(commit_id).second) opened_->SuspendChangeDetection();
+  if (!begins && announced_.erase(commit_id) != 0) opened_->RenewChangeDetection();
 }
 
 void Worker::BeginResume(const internal::Resume& message, std::vector<UniqueFd> fds) {

@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -78,8 +79,8 @@ class Worker final : private libmount::TreeObserver {
   void AskForCache();
   void TellStaging();
   void AnswerNow(uint64_t request_id);
-  void AnswerOutcome(uint64_t request_id);
-  void OnOwnCommitElsewhere(bool begins);
+  void AnswerOutcome(const internal::FrontToWorker& request);
+  void OnOwnCommitElsewhere(const std::string& commit_id, bool begins);
   void BeginResume(const internal::Resume& message, std::vector<libmount::UniqueFd> fds);
   uint64_t ResidentBytes() const;
   void Wake();
@@ -98,6 +99,11 @@ class Worker final : private libmount::TreeObserver {
   absl::Status AnswerStaging(RequestMonitor& monitor);
   void FinishCommit(RequestMonitor& monitor);
   absl::Status Commit(const internal::Commit& request, RequestMonitor& monitor);
+  // Of the last commit here.
+  struct Outcome {
+    std::string commit_id;
+    absl::StatusOr<internal::Committed> result;
+  };
   absl::Status StartServing(libmount::UniqueFd fuse, RequestMonitor& monitor);
   absl::Status Resume(const internal::ServingState& state, std::vector<libmount::UniqueFd> fds,
                       RequestMonitor& monitor);
@@ -138,11 +144,12 @@ class Worker final : private libmount::TreeObserver {
   // Events for the main thread, besides Wake.
   std::atomic<bool> serving_{false};  // from the descriptor's arrival on
   std::atomic<bool> serving_ended_{false};
-  bool hold_ = false;                // go on after that, for a commit
-  std::atomic<bool> failed_{false};  // to serve
-  uint64_t outcome_wanted_ = 0;      // the request that waits for a task to end
+  bool hold_ = false;                                      // go on after that, for a commit
+  std::atomic<bool> failed_{false};                        // to serve
+  std::optional<internal::FrontToWorker> outcome_wanted_;  // the request that waits for a task to end
   std::optional<internal::FrontToWorker> waiting_commit_;  // likewise
-  int announced_ = 0;                // commits of other mounts of the file that are under way
+  std::set<std::string> announced_;                        // commits of the file's other mounts that are under way
+  std::string committing_;                                 // the commit that the running task is
   std::atomic<bool> busy_{false};
   std::atomic<int> damages_{0};
 
@@ -155,6 +162,7 @@ class Worker final : private libmount::TreeObserver {
   std::optional<CacheDemand> demand_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<OpenedImage> opened_ ABSL_GUARDED_BY(mutex_);  // set once
   bool staged_ ABSL_GUARDED_BY(mutex_) = false;                  // its staging is open
+  std::optional<Outcome> last_outcome_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<libmount::FuseServer> server_
       ABSL_GUARDED_BY(mutex_);  // set once it serves; destroyed before the tree
 };

@@ -59,7 +59,8 @@ class CancelTest(ServiceTestCase):
             found[f"{pid} {processes.name(pid)}"] = processes.descriptor_count(pid)
         return {"processes": found, "mounts": processes.mounts_below(self.directory),
                 "state": sorted(os.path.join(top, name) for top, folders, files in os.walk(self.service.state)
-                                for name in folders + files), "mount point": os.listdir(self.root)}
+                                for name in folders + files if not name.startswith("operation-")),
+                "mount point": os.listdir(self.root)}  # (what has ended is remembered for some minutes)
 
     def settled_state(self):
         """state(), once nothing of what was done before is still being given back."""

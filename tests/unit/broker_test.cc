@@ -134,6 +134,30 @@ TEST_F(RecordsTest, DamagedOnesAreRemoved) {
   EXPECT_TRUE(std::filesystem::exists("/etc/passwd"));
 }
 
+TEST_F(RecordsTest, OperationsAreKeptUntilTheyAreForgotten) {
+  {
+    auto store = RecordStore::Open(state_);
+    ASSERT_TRUE(store.ok());
+    EXPECT_TRUE(store->SaveOperation("op-1", "begun").ok());
+    EXPECT_TRUE(store->SaveOperation("op-2", "begun").ok());
+    EXPECT_TRUE(store->SaveOperation("op-2", "ended").ok());
+    EXPECT_TRUE(store->SaveOperation("op-3", "begun").ok());
+    EXPECT_TRUE(store->SaveOperation("op-3", "").ok());
+    // Whatever the front says, files are made in the one directory, of bounded size.
+    for (const char* id : {"", "../slot-1", "a/b", "op 1"}) {
+      EXPECT_EQ(store->SaveOperation(id, "x").code(), absl::StatusCode::kInvalidArgument) << id;
+    }
+    EXPECT_EQ(store->SaveOperation(std::string(65, 'a'), "x").code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(store->SaveOperation("op-4", std::string(kMaxOperationRecordBytes + 1, 'x')).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  auto next = RecordStore::Open(state_);
+  ASSERT_TRUE(next.ok());
+  const std::map<std::string, std::string> expected = {{"op-1", "begun"}, {"op-2", "ended"}};
+  EXPECT_EQ(next->operations(), expected);
+  EXPECT_TRUE(next->LoadAll().empty());
+}
+
 TEST_F(RecordsTest, ADirectoryThatOthersCanWriteIsRefused) {
   ASSERT_TRUE(RecordStore::Open(state_).ok());
   chmod((state_ + "/broker").c_str(), 0777);

@@ -148,7 +148,24 @@ void FakeBroker::Reply(BrokerReply reply, UniqueFd fd) {
   channel_->Send(message, fd ? absl::MakeConstSpan(&raw, 1) : absl::Span<const int>()).IgnoreError();
 }
 
+void FakeBroker::SaveOperation(const FrontToBroker& request) {
+  {
+    absl::MutexLock lock(&mutex_);
+    operations_[request.save_operation().operation_id()] = request.save_operation().record();
+  }
+  BrokerReply reply;
+  reply.set_request_id(request.request_id());
+  if (request.request_id() != 0) Reply(std::move(reply));
+}
+
+std::string FakeBroker::operation(const std::string& id) {
+  absl::MutexLock lock(&mutex_);
+  auto place = operations_.find(id);
+  return place == operations_.end() ? "" : place->second;
+}
+
 void FakeBroker::Serve(const FrontToBroker& request) {
+  if (request.has_save_operation()) return SaveOperation(request);
   std::string name = NameOf(request);
   Note(name, request.request_id());
   BrokerReply reply;

@@ -72,6 +72,8 @@ class FakeBroker {
   internal::StopDone stop_done();
   uint64_t last_budget(uint64_t slot);
   std::string record(uint64_t slot);
+  // What the front has saved of an operation; these requests are not in the journal.
+  std::string operation(const std::string& id);
 
  private:
   struct FakeWorker {
@@ -90,6 +92,7 @@ class FakeBroker {
   void Run();
   void JoinThreads();
   void Serve(const internal::FrontToBroker& request);
+  void SaveOperation(const internal::FrontToBroker& request);
   void RunWorker(const std::shared_ptr<FakeWorker>& worker);
   void AnswerWorkerRequest(FakeWorker& worker, const internal::FrontToWorker& request);
   void Note(const std::string& name, uint64_t request_id = 0);  // and waits while it is held
@@ -106,6 +109,7 @@ class FakeBroker {
   std::set<uint64_t> abandoned_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> journal_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, FakeSlot> slots_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> operations_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_slot_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
   internal::StopDone stop_done_ ABSL_GUARDED_BY(mutex_);

@@ -271,6 +271,76 @@ TEST_F(FrontService, MountsOfAFrontBeforeAreKnownAgain) {
   EXPECT_TRUE(Unmount(kAnna, "/home/old").ok());
 }
 
+TEST_F(FrontService, OperationsOfAFrontBeforeAreKnownAgain) {
+  v1::Operation operation;
+  operation.set_kind(v1::OPERATION_KIND_COMMIT);
+  auto tell = [&](const std::string& id) {
+    operation.set_operation_id(id);
+    internal::OperationRecord record;
+    record.set_operation(operation.SerializeAsString());
+    record.set_owner_uid(kAnna);
+    record.set_mount_id("m-gone");
+    internal::BrokerToFront known;
+    known.mutable_known_operation()->set_operation_id(id);
+    known.mutable_known_operation()->set_record(record.SerializeAsString());
+    broker_.SendToFront(known);
+    for (absl::Time end = absl::Now() + kPatience; absl::Now() < end; absl::SleepFor(absl::Milliseconds(1))) {
+      if (auto found = service_.FindOperation(Of(kAnna), id); found.ok()) return *found;
+    }
+    return std::shared_ptr<Operation>();
+  };
+  // One that has ended is as it was told then.
+  operation.set_state(v1::OPERATION_STATE_FAILED);
+  operation.mutable_error()->set_reason(v1::DISK_FULL);
+  operation.mutable_error()->set_message("no space");
+  operation.mutable_end_time()->set_seconds(absl::ToUnixSeconds(absl::Now()));
+  std::shared_ptr<Operation> failed = tell("op-failed");
+  ASSERT_NE(failed, nullptr);
+  EXPECT_EQ(failed->snapshot()->SerializeAsString(), operation.SerializeAsString());
+  EXPECT_EQ(libmount::ReasonOf(failed->outcome()), libmount::Reason::kDiskFull);
+  EXPECT_FALSE(service_.FindOperation(Of(kBert), "op-failed").ok());
+  // Of those that ran, what is there tells.
+  operation.clear_error();
+  operation.clear_end_time();
+  operation.set_state(v1::OPERATION_STATE_RUNNING);
+  for (auto [kind, reason] : {std::pair(v1::OPERATION_KIND_MOUNT, libmount::Reason::kShuttingDown),
+                              std::pair(v1::OPERATION_KIND_REMOUNT, libmount::Reason::kShuttingDown),
+                              std::pair(v1::OPERATION_KIND_COMMIT, libmount::Reason::kNotMounted),
+                              std::pair(v1::OPERATION_KIND_UNMOUNT, libmount::Reason::kUnspecified)}) {
+    operation.set_kind(kind);
+    const std::string id = "op-" + std::to_string(kind);
+    std::shared_ptr<Operation> resumed = tell(id);
+    ASSERT_NE(resumed, nullptr);
+    EXPECT_EQ(libmount::ReasonOf(Watcher(resumed).Outcome()), reason) << kind;
+    EXPECT_EQ(resumed->snapshot()->state() == v1::OPERATION_STATE_SUCCEEDED, kind == v1::OPERATION_KIND_UNMOUNT);
+    internal::OperationRecord saved;
+    v1::Operation ended;
+    ASSERT_TRUE(saved.ParseFromString(broker_.operation(id)));
+    ASSERT_TRUE(ended.ParseFromString(saved.operation()));
+    EXPECT_EQ(ended.state(), resumed->snapshot()->state());
+  }
+}
+
+TEST_F(FrontService, OperationsAreSavedFromTheirBeginningOn) {
+  broker_.Hold("open");
+  auto operation = service_.StartMount(Of(kAnna), Request());
+  ASSERT_TRUE(operation.ok());
+  broker_.WaitFor("open");
+  internal::OperationRecord saved;
+  v1::Operation state;
+  ASSERT_TRUE(saved.ParseFromString(broker_.operation((*operation)->id())));
+  ASSERT_TRUE(state.ParseFromString(saved.operation()));
+  EXPECT_EQ(state.state(), v1::OPERATION_STATE_RUNNING);
+  EXPECT_EQ(saved.owner_uid(), kAnna);
+  EXPECT_NE(saved.mount_id(), "");
+  broker_.Release("open");
+  EXPECT_TRUE(Watcher(*operation).Outcome().ok());
+  ASSERT_TRUE(saved.ParseFromString(broker_.operation((*operation)->id())));
+  ASSERT_TRUE(state.ParseFromString(saved.operation()));
+  EXPECT_EQ(state.state(), v1::OPERATION_STATE_SUCCEEDED);
+  EXPECT_EQ(state.mount().mount_path(), "/home/mnt");
+}
+
 TEST_F(FrontService, ImageInfo) {
   v1::GetImageInfoRequest request;
   request.set_image_path("/home/install.wim");
