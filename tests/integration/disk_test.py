@@ -168,6 +168,20 @@ class VolumeTest(DiskTestCase):
         self.assertEqual(self.client.mount(image, self.root, partition=3)["partition"], 3)
         self.assertEqual(os.listdir(self.root), ["two.txt"])
 
+    def test_a_volume_that_reaches_beyond_its_partition(self):
+        """As mkntfs makes it on a loop device that is told where the partition begins, and not where it ends."""
+        volume = self.volume("volume", "file.txt")
+        raw = self.path("made.raw")
+        disks.make_disk(raw, ((BASIC, 7, volume),), size_mib=9)
+        disks.convert(raw, self.path("beyond.vhdx"))
+        self.client.mount(self.path("beyond.vhdx"), self.root)
+        self.assertEqual(os.listdir(self.root), ["file.txt"])
+        self.client.unmount(self.root)
+        # Not where that is another's.
+        disks.make_disk(raw, ((BASIC, 7, volume), (BASIC, 4, None)))
+        disks.convert(raw, self.path("overlap.vhdx"))
+        self.assertEqual(self.refused(self.path("overlap.vhdx"), partition=1).reason, "BAD_IMAGE_FORMAT")
+
     def test_mbr_and_no_table(self):
         volume = self.volume("volume", "file.txt")
         for name in ("mbr.vhd", "mbr.vhdx"):
@@ -262,6 +276,7 @@ class InfoTest(DiskTestCase):
         kinds = [(p["number"], p["type"], p.get("file_system", "")) for p in info["disk"]["partitions"]]
         self.assertEqual(kinds, [(1, "EFI system", "FAT"), (2, "Microsoft reserved", ""), (3, "basic data", "NTFS")])
         self.assertTrue(info["disk"]["partitions"][2]["is_default"])
+        self.assertEqual(info["disk"]["partitions"][2]["label"], "Windows")
         self.assertEqual(info["images"][0]["image_type"], "IMAGE_TYPE_VHD")
         self.assertEqual(int(file["virtual_size"]), int(info["images"][0]["image_size"]))
 
