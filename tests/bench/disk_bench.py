@@ -12,7 +12,7 @@ import traceback
 import disk_steps
 import steps
 from bench import SLOW_SECONDS, Samples, drop_caches, machine, number, read_whole
-from disk_systems import StorageDaemon, Vhdimount, ntfs_partition
+from disk_systems import StorageDaemon, Vhdimount, ntfs_offset
 from systems import Dismd, Usage, processes
 
 SYSTEMS = ("dismd", "vhdimount", "qemu")
@@ -130,9 +130,9 @@ def main():
     options = parse_options()
     wanted = set(filter(None, options.only.split(",")))
     files = steps.Files(os.path.join(options.corpus, "tree"))
-    partition = ntfs_partition(os.path.join(options.corpus, "disk.raw"))
-    makers = {"dismd": lambda: Dismd(os.environ["TMPDIR"]), "vhdimount": lambda: Vhdimount(partition),
-              "qemu": lambda: StorageDaemon(partition)}
+    offset = ntfs_offset(os.path.join(options.corpus, "disk.raw"))
+    makers = {"dismd": lambda: Dismd(os.environ["TMPDIR"]), "vhdimount": lambda: Vhdimount(offset),
+              "qemu": lambda: StorageDaemon(offset)}
     table, failed = Table(), 0
     systems = [makers[name]() for name in options.systems.split(",")]
     try:

@@ -10,11 +10,10 @@ import tempfile
 from systems import processes, run
 
 
-def ntfs_partition(raw):
-    """Offset and size of the largest partition of a raw disk."""
+def ntfs_offset(raw):
+    """Where the largest partition of a raw disk begins."""
     table = json.loads(subprocess.run(["sfdisk", "--json", raw], check=True, stdout=subprocess.PIPE).stdout)
-    largest = max(table["partitiontable"]["partitions"], key=lambda partition: partition["size"])
-    return largest["start"] * 512, largest["size"] * 512
+    return max(table["partitiontable"]["partitions"], key=lambda partition: partition["size"])["start"] * 512
 
 
 def process_of(program, argument):
@@ -31,8 +30,8 @@ class LoopedDisk:
 
     name = ""
 
-    def __init__(self, partition):
-        self.offset, self.size = partition
+    def __init__(self, offset):
+        self.offset = offset
         self.mounted = {}  # by directory: what is to be undone, in order
         self.servers = {}
 
@@ -44,7 +43,7 @@ class LoopedDisk:
         undo = self.mounted[directory] = []
         disk, self.servers[directory] = self.show(image, read_only, undo)
         loop = subprocess.run(["losetup", "--find", "--show", *["--read-only"] * read_only, f"--offset={self.offset}",
-                               f"--sizelimit={self.size}", disk], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+                               disk], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         undo.append(lambda: run("losetup", "-d", loop))
         run("ntfs-3g", "-o", "ro" if read_only else "big_writes", loop, directory)
         undo.append(lambda: run("umount", directory))
@@ -87,12 +86,12 @@ class StorageDaemon(LoopedDisk):
     def show(self, image, read_only, undo):
         point = tempfile.NamedTemporaryFile(prefix="qemu-", delete=False).name
         undo.append(lambda: os.unlink(point))
-        driver = "driver=vpc,force_size_calc=current_size" if image.endswith(".vhd") else "driver=vhdx"
+        driver = "vpc" if image.endswith(".vhd") else "vhdx"
         read_only_text, writable = ("on", "off") if read_only else ("off", "on")
         server = subprocess.Popen(
             ["qemu-storage-daemon", "--blockdev", f"driver=file,node-name=file,filename={image},read-only={read_only_text}",
-             "--blockdev", f"{driver},node-name=disk,file=file,read-only={read_only_text}", "--export",
+             "--blockdev", f"driver={driver},node-name=disk,file=file,read-only={read_only_text}", "--export",
              f"type=fuse,id=export,node-name=disk,mountpoint={point},writable={writable}"], stdin=subprocess.DEVNULL)
         undo.append(lambda: (server.terminate(), server.wait()))
-        processes.wait_until(lambda: os.path.ismount(point), 60, "qemu-storage-daemon")
+        processes.wait_until(lambda: os.path.ismount(point) or server.poll() is not None, 60, "qemu-storage-daemon")
         return point, server.pid

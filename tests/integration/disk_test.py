@@ -12,6 +12,7 @@ import unittest
 import content_test
 import disks
 import ntfs_volume
+import registry_hive
 from disks import BASIC, EFI, MIB, RECOVERY
 from dismd_client import Caller, RpcFailure
 from dismd_service import ServiceTestCase
@@ -285,6 +286,40 @@ class InfoTest(DiskTestCase):
         info = self.info(image)
         self.assertEqual(len(info["images"]), 1)
         self.assertNotIn("is_default", info["disk"]["partitions"][0])
+
+    def test_of_the_windows_on_a_volume(self):
+        """Its version and edition, out of its registry: in the answer, by dismctl, and by DismGetImageInfo (dism)."""
+        software = {"Microsoft": {"Windows NT": {"CurrentVersion": {
+            "ProductName": "Windows 11 Pro", "EditionID": "Professional", "InstallationType": "Client",
+            "CurrentMajorVersionNumber": 10, "CurrentMinorVersionNumber": 0, "CurrentBuildNumber": "22631", "UBR": 3007,
+            "BuildLabEx": "22621.1.amd64fre.ni_release.220506-1250"}}}}
+        system = {"Select": {"Current": 1}, "ControlSet001": {"Control": {
+            "ProductOptions": {"ProductType": "WinNT"}, "MUI": {"UILanguages": {"de-DE": {}, "en-US": {}}}}}}
+
+        def fill(root):
+            config = os.path.join(root, "Windows/System32/config")
+            os.makedirs(config)
+            ntfs_volume.write(os.path.join(config, "SOFTWARE"), registry_hive.build(software))
+            ntfs_volume.write(os.path.join(config, "SYSTEM"), registry_hive.build(system))
+
+        disks.make_volume(self.path("windows"), 8, fill, label="System drive")
+        for name in ("windows.vhdx", "windows.vhd"):
+            image = self.make_vhdx(((EFI, 2, None), (BASIC, 8, self.path("windows"))), name=name)
+            info, = self.info(image)["images"]
+            wanted = {"product_name": "Windows 11 Pro", "edition_id": "Professional", "installation_type": "Client",
+                      "product_type": "WinNT", "major_version": 10, "build": 22631, "service_pack_build": 3007,
+                      "architecture": 9, "languages": ["de-DE", "en-US"], "system_root": "WINDOWS"}
+            self.assertEqual({key: info.get(key) for key in wanted}, wanted)
+            text = self.command("dismctl", "--address", self.service.address, "info", image)
+            for row in ("Windows 11 Pro", "Professional", "10.0.22631.3007", "System drive", "Windows, mounted by default"):
+                self.assertIn(row, text)
+            text = self.command("dism", "/English", "/Get-ImageInfo", f"/ImageFile:{image}", "/Index:1")
+            for row in ("Version : 10.0.22631", "ServicePack Build : 3007", "Edition : Professional", "Architecture : x64"):
+                self.assertIn(row, text)
+
+    def command(self, program, *arguments):
+        return subprocess.run([os.path.join(os.environ["DISMD_BIN_DIR"], program), *arguments], check=True, text=True,
+                              stdout=subprocess.PIPE, env={**os.environ, "DISMD_ADDRESS": self.service.address}).stdout
 
     def test_by_the_command(self):
         command = [os.path.join(os.environ["DISMD_BIN_DIR"], "dismctl"), "--address", self.service.address, "info",
