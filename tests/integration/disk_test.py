@@ -5,6 +5,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import threading
 import unittest
@@ -88,6 +89,29 @@ class ContentTest(DiskTestCase):
 
     def test_small_blocks(self):
         self.check("disk-dynamic-1m.vhdx")
+
+    def test_encrypted_files(self):
+        """As they lie there, in the form that ntfs-3g calls efs_raw: nobody here has their keys."""
+
+        def fill(root):
+            os.mkdir(os.path.join(root, "directory"))
+            for name, sectors, padding in (("small", 1, 500), ("directory/large", 300, 100), ("whole", 4, 0)):
+                path = os.path.join(root, name)
+                # Whole sectors, and how many bytes of the last one do not count.
+                ntfs_volume.write(path, os.urandom(sectors * 512) + struct.pack("<H", padding))
+                os.setxattr(path, "system.ntfs_efsinfo", struct.pack("<4I60x", 76, 0, 2, 1))
+
+        disks.make_volume(self.path("volume"), 8)
+        with ntfs_volume.mounted(self.path("volume")) as mounted:
+            fill(mounted)
+        self.client.mount(self.make_vhdx(((BASIC, 8, self.path("volume")),)), self.root)
+        ours = list_tree(self.root)
+        with ntfs_volume.mounted(self.path("volume"), "ro") as mounted:
+            self.assertTrue(struct.unpack("<I", os.getxattr(f"{mounted}/small", "system.ntfs_attrib"))[0] & 0x4000)
+            self.compare_all(ours, list_tree(mounted))
+            for name in ("small", "directory/large", "whole"):
+                self.assertEqual(os.getxattr(f"{self.root}/{name}", "system.ntfs_efsinfo"),
+                                 os.getxattr(f"{mounted}/{name}", "system.ntfs_efsinfo"))
 
     def test_links_lead_inside(self):
         self.client.mount(self.image("disk-dynamic.vhdx"), self.root)
