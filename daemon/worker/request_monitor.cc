@@ -2,14 +2,14 @@
 
 #include "daemon/worker/request_monitor.h"
 
-#include "libmount/base/wall_time.h"
+#include "absl/time/clock.h"
 
 namespace dismd {
 
 void RequestMonitor::Report(const libmount::ProgressUpdate& update) {
   bool new_phase = update.phase != last_phase_;
   bool finished = update.bytes_total != 0 && update.bytes_done >= update.bytes_total && last_done_ < update.bytes_total;
-  absl::Time now = libmount::WallTime();
+  absl::Time now = absl::Now();
   if (!new_phase && !finished && now < next_) return;
   next_ = now + absl::Seconds(1) / kMessagesPerSecond;
   last_phase_ = update.phase;

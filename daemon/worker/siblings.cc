@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "libmount/base/reason.h"
-#include "libmount/base/wall_time.h"
 
 namespace dismd {
 namespace {
@@ -101,15 +101,15 @@ absl::StatusOr<UniqueFd> Siblings::Ask(internal::WorkerToBroker request, const s
   }
   if (absl::Status sent = broker_->Send(request, fds); !sent.ok()) return sent;
 
-  const absl::Time deadline = libmount::WallTime() + kOpenTimeout;
+  const absl::Time deadline = absl::Now() + kOpenTimeout;
   absl::MutexLock lock(&mutex_);
   while (!answer_.has_value()) {
     auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return answer_.has_value() || gone_ || again_; };
-    mutex_.AwaitWithDeadline(absl::Condition(&done), libmount::WallTime() + kCancelInterval);
+    mutex_.AwaitWithTimeout(absl::Condition(&done), kCancelInterval);
     if (answer_.has_value()) break;
     if (monitor.cancelled()) return CheckCancelled(monitor);
     if (gone_) return MakeError(Reason::kShuttingDown, "the service is ending; no further file can be opened");
-    if (libmount::WallTime() > deadline) return MakeError(Reason::kPathTimedOut, absl::StrCat(what, " took too long"));
+    if (absl::Now() > deadline) return MakeError(Reason::kPathTimedOut, absl::StrCat(what, " took too long"));
     if (std::exchange(again_, false)) {
       if (absl::Status sent = broker_->Send(request, fds); !sent.ok()) return sent;
     }

@@ -12,7 +12,6 @@
 #include <algorithm>
 
 #include "absl/time/time.h"
-#include "libmount/base/wall_time.h"
 
 namespace libmount {
 namespace {
@@ -116,7 +115,7 @@ void RequestSource::SleepUntilNeeded(Turn* turn) {
   while (turn_taken_ && help_wanted_ == 0 && !ended_.load(std::memory_order_relaxed)) {
     if (told_idle) {
       needed_.Wait(&mutex_);
-    } else if (needed_.WaitWithDeadline(&mutex_, WallTime() + absl::Milliseconds(kIdleMilliseconds))) {
+    } else if (needed_.WaitWithTimeout(&mutex_, absl::Milliseconds(kIdleMilliseconds))) {
       told_idle = true;
       mutex_.Unlock();
       turn->on_idle_(/*all=*/false);

@@ -16,7 +16,6 @@
 #include "absl/types/span.h"
 #include "libmount/base/little_endian.h"
 #include "libmount/base/reason.h"
-#include "libmount/base/wall_time.h"
 #include "libmount/wim/sha1.h"
 
 namespace libmount {
@@ -80,7 +79,7 @@ absl::Status PartHasher::Run(IntegrityProgress& progress, OperationMonitor& moni
   for (bool ended = false; !ended;) {
     {
       absl::MutexLock lock(&mutex_);
-      if (running_ != 0) finished_.WaitWithDeadline(&mutex_, WallTime() + kReportInterval);
+      if (running_ != 0) finished_.WaitWithTimeout(&mutex_, kReportInterval);
       ended = running_ == 0;
     }
     if (monitor.cancelled()) stop_.store(true, std::memory_order_relaxed);
