@@ -102,7 +102,7 @@ class Table:
         verdicts.append(ratio <= limit)
         if what == "CPU" or limit == 0.5 and ratio > 0.5:
             return f"{ratio:.2f}x {what} (at most {limit:g}x)"
-        return f"{1 / ratio if ratio else 999:.1f}x faster (at least {1 / limit:.3g}x)"
+        return f"{1 / ratio:.1f}x faster (at least {1 / limit:.3g}x)"
 
     def markdown(self):
         lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]

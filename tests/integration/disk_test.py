@@ -16,7 +16,7 @@ import ntfs_volume
 import registry_hive
 from disks import BASIC, EFI, MIB, RECOVERY
 from dismd_client import Caller, RpcFailure
-from dismd_service import ServiceTestCase
+from dismd_service import Service, ServiceTestCase
 from processes import wait_until
 from tree_listing import link_groups, list_tree
 
@@ -394,6 +394,31 @@ class FixtureTest(DiskTestCase):
             os.chown(parent, 4242, 4242)
             caller.mount(image, root)
             caller.unmount(root)
+
+    def test_a_parent_where_the_service_was_told(self):
+        """Not beneath the image's directory: in one that --parents names, opened as the caller."""
+        parents = self.path("parents")
+        os.mkdir(parents)
+        other = Service(self.path("other"), arguments=["--parents", self.path("missing"), f"--parents={parents}"])
+        os.makedirs(other.directory)
+        os.chmod(other.directory, 0o755)
+        other.start()
+        self.addCleanup(lambda: self.assertEqual(other.stop(), []))
+        for kind in ("vhd", "vhdx"):
+            image = self.own_image(f"dfvfs/ntfs-differential.{kind}", uid=4242)
+            with Caller(self.service.address, 4242) as caller, self.assertRaises(RpcFailure) as caught:
+                caller.mount(image, self.mount_point(f"refused-{kind}", uid=4242))
+            self.assertEqual(caught.exception.reason, "PART_MISSING")
+            parent = os.path.join(parents, f"ntfs-parent.{kind}")
+            shutil.copyfile(self.image(f"dfvfs/ntfs-parent.{kind}"), parent)
+            with Caller(other.address, 4242) as caller:
+                root = self.mount_point(f"found-{kind}", uid=4242)
+                caller.mount(image, root)
+                caller.unmount(root)
+                os.chmod(parent, 0o600)
+                with self.assertRaises(RpcFailure) as caught:
+                    caller.mount(image, root)
+                self.assertEqual(caught.exception.reason, "ACCESS_DENIED")
 
     def test_contents_of_a_windows_disk(self):
         """Files and their bytes as 7zz reads them out of the same disk."""
