@@ -11,9 +11,9 @@
 # In this order: random edits with other seeds each time, committed, applied and compared; random access to one file of the
 # image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
 # while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
-# time. A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
-# Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree or
-# kills.
+# time; the first and the last of these once more on disks (VHD, VHDX). A failure of random edits prints the seed:
+# DISMD_EDIT_SEED=N repeats it. Ends with the first failure. Needs the packages of packaging/install-packages.sh run test
+# soak. `--only NAME` runs one: edits, file, fio, stress, tree, kills, disk-edits or disk-kills.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
@@ -85,5 +85,19 @@ fi
 if wanted kills; then
   echo "--- every kind of operation, workers killed all the time, $minutes minutes"
   DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 recovery_test.py KilledWorkerTest.test_every_operation
+fi
+if wanted disk-edits; then
+  echo "--- random edits of disks, $minutes minutes"
+  end=$((SECONDS + minutes * 60)) rounds=0
+  while ((SECONDS < end)); do
+    DISMD_EDIT_OPERATIONS=1000 /usr/bin/python3 disk_readwrite_test.py RandomEditsTest
+    rounds=$((rounds + 1))
+  done
+  echo "$rounds rounds without a difference"
+fi
+
+if wanted disk-kills; then
+  echo "--- every kind of operation on a disk, workers killed all the time, $minutes minutes"
+  DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 disk_readwrite_test.py KilledWorkerTest
 fi
 echo "--- all done"

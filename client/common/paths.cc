@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
+#include <system_error>
 #include <vector>
 
 #include "client/common/unicode.h"
@@ -38,7 +40,8 @@ void AddDrive(std::string_view entry, DriveMap* map) {
   std::string_view drive = Trim(entry.substr(0, equals));
   std::string_view directory = Trim(entry.substr(equals + 1));
   if (drive.size() == 2 && drive[1] == ':') drive.remove_suffix(1);
-  if (drive.size() != 1 || !IsLetter(drive[0]) || directory.empty() || directory[0] != '/') return;
+  const bool names_drive = drive.size() == 1 && (IsLetter(drive[0]) || drive[0] == kOtherDrives);
+  if (!names_drive || directory.empty() || directory[0] != '/') return;
   while (directory.size() > 1 && directory.back() == '/') directory.remove_suffix(1);
   map->emplace(ToUpper(drive[0]), directory);
 }
@@ -90,14 +93,30 @@ CallStatus TranslateDrivePath(std::string_view path, std::string* absolute) {
                        " for a file of that name)");
   }
   DriveMap map = LoadDriveMap();
-  auto found = map.find(drive);
-  if (found == map.end()) {
+  std::string root;
+  if (auto own = map.find(drive); own != map.end()) {
+    root = own->second;
+  } else if (auto others = map.find(kOtherDrives); others != map.end()) {
+    root = (others->second == "/" ? "" : others->second) + "/" + drive;
+  } else {
     return InvalidPath(shown + ": drive " + drive + ": is not mapped to a directory; set DISMD_DRIVES=" + drive +
                        ":=/DIRECTORY or add it to [drives] in " + kSystemConfig);
   }
   const std::string below = NormaliseBelowRoot(WithSlashes(path.substr(2)));
-  *absolute = found->second == "/" && !below.empty() ? below : found->second + below;
+  *absolute = root == "/" && !below.empty() ? below : root + below;
   return CallStatus();
+}
+
+// "X:", "X:\\" and the like.
+bool IsDriveLetter(std::string_view path) {
+  return (path.size() == 2 || (path.size() == 3 && (path[2] == '\\' || path[2] == '/'))) && IsLetter(path[0]) &&
+         path[1] == ':';
+}
+
+bool IsDisk(std::string_view path) {
+  std::string lower(path);
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return IsLetter(c) ? char(c | 0x20) : c; });
+  return lower.ends_with(".vhd") || lower.ends_with(".vhdx");
 }
 
 CallStatus TranslateRelativePath(std::string_view path, std::string* absolute) {
@@ -168,6 +187,15 @@ CallStatus TranslatePath(std::string_view path, std::string* absolute) {
   // A limit of the protocol, whose strings are UTF-8; said here, since gRPC would only fail to encode the message.
   if (!IsValidUtf8(*absolute)) return InvalidPath("the path is not valid UTF-8, which the service needs it to be");
   return CallStatus();
+}
+
+CallStatus TranslateMountPoint(std::string_view path, std::string_view image, std::string* absolute) {
+  CallStatus status = TranslatePath(path, absolute);
+  if (!status.ok() || !IsDriveLetter(path) || !IsDisk(image)) return status;
+  std::error_code error;
+  std::filesystem::create_directories(*absolute, error);
+  if (!error) return status;
+  return InvalidPath(std::string(path) + ": cannot make the drive's directory " + *absolute + ": " + error.message());
 }
 
 }  // namespace dismd

@@ -18,6 +18,7 @@
 //   the section [drives] in $XDG_CONFIG_HOME/dismd/dismctl.conf (~/.config), then in /etc/dismd/dismctl.conf:
 //     [drives]
 //     C: = /srv/c
+// An entry "*: = /srv/drives" is for all letters that have none of their own: X: is /srv/drives/X then.
 // A setuid program's environment is not believed: there only /etc counts.
 
 #ifndef CLIENT_COMMON_PATHS_H_
@@ -31,7 +32,8 @@
 
 namespace dismd {
 
-// Drive letter ('A' to 'Z') to an absolute directory.
+// Drive letter ('A' to 'Z', or kOtherDrives) to an absolute directory.
+inline constexpr char kOtherDrives = '*';
 using DriveMap = std::map<char, std::string>;
 
 // Reads the text of DISMD_DRIVES and adds what is not yet in `map`. Entries that make no sense are left out.
@@ -45,6 +47,10 @@ DriveMap LoadDriveMap();
 
 // Makes `*path` absolute as above; INVALID_PATH otherwise.
 CallStatus TranslatePath(std::string_view path, std::string* absolute);
+
+// The same for the directory where `image` is to be mounted. A disk (.vhd, .vhdx) may be mounted to a drive letter, as
+// on Windows: its directory is made where there is none.
+CallStatus TranslateMountPoint(std::string_view path, std::string_view image, std::string* absolute);
 
 }  // namespace dismd
 

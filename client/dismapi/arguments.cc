@@ -23,13 +23,33 @@ std::string Hex(DWORD value) {
   return text;
 }
 
-CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
+namespace {
+
+CallStatus ReadText(PCWSTR wide, const char* what, std::string* text) {
   if (wide == nullptr) return InvalidPath(std::string("the ") + what + " is NULL");
   std::optional<std::string> path = WideToUtf8(wide);
   if (!path) return InvalidPath(std::string("the ") + what + " holds a value that is no Unicode character");
-  CallStatus status = TranslatePath(*path, absolute);
+  *text = *std::move(path);
+  return CallStatus();
+}
+
+CallStatus Named(const char* what, const CallStatus& status) {
   if (status.ok()) return status;
   return CallStatus(status.code(), status.reason(), std::string(what) + ": " + status.message());
+}
+
+}  // namespace
+
+CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
+  std::string path;
+  CallStatus status = ReadText(wide, what, &path);
+  return status.ok() ? Named(what, TranslatePath(path, absolute)) : status;
+}
+
+CallStatus ReadMountPoint(PCWSTR wide, const char* what, const std::string& image, std::string* absolute) {
+  std::string path;
+  CallStatus status = ReadText(wide, what, &path);
+  return status.ok() ? Named(what, TranslateMountPoint(path, image, absolute)) : status;
 }
 
 bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result) {

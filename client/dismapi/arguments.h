@@ -24,6 +24,8 @@ std::string Hex(DWORD value);
 
 // Makes a path absolute. `what`: "image path", for the message.
 CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute);
+// Where `image` is to be mounted; see TranslateMountPoint.
+CallStatus ReadMountPoint(PCWSTR wide, const char* what, const std::string& image, std::string* absolute);
 
 // The event of `handle`; none for NULL. False: `*result` is the failure.
 bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result);

@@ -148,6 +148,8 @@ std::string ArchitectureName(uint32_t architecture) {
 }
 
 std::string ChangesText(const v1::Mount& mount) {
+  // Of a disk, nobody counts files.
+  if (mount.changed_files() == 0) return Grouped(mount.staged_bytes()) + " bytes staged";
   return Grouped(mount.changed_files()) + (mount.changed_files() == 1 ? " changed file (" : " changed files (") +
          Grouped(mount.staged_bytes()) + " bytes staged)";
 }
@@ -163,6 +165,9 @@ std::string MountTable(const v1::ListMountsResponse& response) {
       notes += Printable(mount.mount_path()) + ": " + Printable(mount.status_message()) + "\n";
     }
     if (mount.has_changes()) notes += Printable(mount.mount_path()) + ": not committed: " + ChangesText(mount) + "\n";
+    if (mount.commit_pending()) {
+      notes += Printable(mount.mount_path()) + ": a commit into the disk is under way, or was broken off\n";
+    }
     if (mount.damaged_file_count() > 0) {
       notes += Printable(mount.mount_path()) + ": damaged files: " + Grouped(mount.damaged_file_count()) + "\n";
     }
@@ -256,6 +261,7 @@ void WriteMount(const v1::Mount& mount, JsonWriter* json) {
       .Bool("has_changes", mount.has_changes())
       .Number("changed_files", mount.changed_files())
       .Number("staged_bytes", mount.staged_bytes())
+      .Bool("commit_pending", mount.commit_pending())
       .StringOrNull("mount_time", mount.has_mount_time() ? IsoTime(mount.mount_time().seconds()) : "")
       .Number("damaged_file_count", mount.damaged_file_count())
       .Begin("damaged_files", '[');

@@ -35,7 +35,8 @@ Options of every command:
 
 Paths: relative ones start at the current directory. C:\dir\file goes through a drive map: the variable
   DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or lines "C: = /srv/c" in the section [drives] of
-  ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf.
+  ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. "*: = /srv/drives" is for all other letters: X: is
+  /srv/drives/X then, which is made when a disk (.vhd, .vhdx) is mounted to X:.
 
 Exit codes:
   0  done (also: cancelled too late, so that it was done; watch ended by Ctrl-C)
@@ -61,8 +62,8 @@ JSON (new fields may be added, existing ones keep their meaning):
   MOUNT:  mount_id, mount_path, image_path, image_type ("wim"|"vhd"), image_index, partition (0: a WIM), image_name,
           read_only,
           status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, unix_data,
-          has_changes, changed_files, staged_bytes (edits that are not committed), mount_time (ISO 8601, UTC),
-          damaged_file_count, damaged_files [{path, message}], worker_pid
+          has_changes, changed_files (0: a disk), staged_bytes (edits that are not committed), commit_pending (a disk is
+          being written to, or a commit was broken off), mount_time (ISO 8601, UTC), damaged_file_count, damaged_files [{path, message}], worker_pid
   IMAGE:  image_type, image_index, image_name, image_description, image_size, architecture, product_name, edition_id,
           installation_type, hal, product_type, product_suite, major_version, minor_version, build,
           service_pack_build, service_pack_level, bootable ("yes"|"no"|"unknown"), system_root, languages,
@@ -98,7 +99,7 @@ constexpr char kUnmount[] = R"(Usage: %P unmount DIR [--discard | --commit [COMM
 
 Unmounts what is mounted at DIR, which is an empty directory again afterwards. A read-write mount needs one of the two:
 
-  --discard           drop the changes
+  --discard           drop the changes (not of a disk whose commit was broken off: see %P commit)
   --commit            write them into the image first; with the options of %P commit: --append, --check-integrity,
                       --rebuild, --recompress
   --address, --json   see %P --help
@@ -113,6 +114,11 @@ constexpr char kCommit[] = R"(Usage: %P commit DIR [OPTIONS]
 Writes the changes of the read-write mount at DIR into its image. The mount stays, also for programs that work in it;
 what they change meanwhile is left for the next commit. Ctrl-C cancels; a commit that fails or was cancelled in time
 leaves the image file byte for byte as it was, and the changes where they are.
+
+Into a disk (.vhd, .vhdx) only when nothing else shows it: no other mount of it, or of a differencing disk that stands on
+it. Of a differencing disk, the parents are not touched. It takes no options. A commit that is broken off behind its
+first write (no space, a power loss) leaves a sound disk whose volume is between two states, and whole as it is mounted:
+another commit, or %P remount, finishes it.
 
   --append            store as a new image at the end of the file; the mount is of that one afterwards
   --check-integrity   write an integrity table (one that is there is renewed in any case)

@@ -55,18 +55,18 @@ class Announcement {
   const std::vector<MountView> others_;
 };
 
-// While it lives, there is no other mount of the image's file, which may be exchanged for another one.
-class RebuildSeat {
+// While it lives, there is no other mount that shows the image's file, which is changed as a whole.
+class ExclusiveSeat {
  public:
-  RebuildSeat(MountRegistry& registry, std::string mount_id) : registry_(registry), mount_id_(std::move(mount_id)) {}
-  ~RebuildSeat() {
-    if (begun_) registry_.EndRebuild(mount_id_, file_.has_value() ? &*file_ : nullptr);
+  ExclusiveSeat(MountRegistry& registry, std::string mount_id) : registry_(registry), mount_id_(std::move(mount_id)) {}
+  ~ExclusiveSeat() {
+    if (begun_) registry_.EndExclusive(mount_id_, file_.has_value() ? &*file_ : nullptr);
   }
-  RebuildSeat(const RebuildSeat&) = delete;
-  RebuildSeat& operator=(const RebuildSeat&) = delete;
+  ExclusiveSeat(const ExclusiveSeat&) = delete;
+  ExclusiveSeat& operator=(const ExclusiveSeat&) = delete;
 
   absl::Status Begin() {
-    absl::Status alone = registry_.BeginRebuild(mount_id_);
+    absl::Status alone = registry_.BeginExclusive(mount_id_);
     begun_ = alone.ok();
     return alone;
   }
@@ -87,31 +87,73 @@ class RebuildSeat {
 absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, const std::string& id) {
   CancelToken never;
   std::shared_ptr<WorkerLink> before = view.worker;
-  absl::Time deadline = absl::Now() + kReplacementDeadline;
-  while (absl::Now() < deadline) {
+  while (true) {
     std::shared_ptr<WorkerLink> worker =
-        tools.registry.AwaitOtherWorker(view.mount.mount_id(), before, deadline - absl::Now());
+        tools.registry.AwaitOtherWorker(view.mount.mount_id(), before, kReplacementDeadline);
     if (worker == nullptr) break;
     internal::FrontToWorker request;
     request.mutable_get_commit_outcome()->set_commit_id(id);
-    absl::StatusOr<internal::WorkerToFront> answer = worker->Call(request, never, deadline - absl::Now());
+    // A commit into a disk it finishes first.
+    absl::StatusOr<internal::WorkerToFront> answer = worker->Call(request, never, kCommitSilence);
     if (answer.ok() && answer->has_committed()) {
+      const internal::Committed& outcome = answer->committed();
       // Of an earlier one, where this one had not even begun.
-      const bool ours = answer->committed().commit_id() == id;
-      if (ours && answer->committed().done()) return answer->committed();
+      if (outcome.commit_id() == id && outcome.done()) return outcome;
+      const bool pending = outcome.staging().commit_pending();
       return MakeError(Reason::kWorkerDied,
-                       "the process that wrote the image died, and another one serves the mount now; the image file is "
-                       "as it was before, and all edits are there: commit again");
+                       absl::StrCat("the process that wrote the image died, and another one serves the mount now; ",
+                                    pending ? "it could not finish the commit, and the volume in the file is between "
+                                              "two states: commit again"
+                                            : "the image file is as it was before, and all edits are there: commit "
+                                              "again"));
     }
     before = worker;  // has died as well
   }
   return MakeError(Reason::kWorkerDied, "the process that wrote the image died, and none replaces it");
 }
 
-}  // namespace
-
 bool WritesFileAnew(const v1::CommitOptions& options) {
   return options.rebuild() || options.recompress() != v1::COMPRESSION_UNSPECIFIED;
+}
+
+bool IsDisk(const v1::Mount& mount) { return mount.image_type() == v1::IMAGE_TYPE_VHD; }
+
+}  // namespace
+
+bool ChangesWholeFile(const v1::Mount& mount, const v1::CommitOptions& options) {
+  return IsDisk(mount) || WritesFileAnew(options);
+}
+
+void SaveRecord(const Tools& tools, const std::string& mount_id, const LogContext& context) {
+  Caller root;
+  absl::StatusOr<MountView> now = tools.registry.FindById(root, mount_id);
+  if (!now.ok()) return;
+  internal::FrontToBroker update;
+  update.mutable_update_record()->set_slot_id(now->slot);
+  update.mutable_update_record()->set_registry_record(RecordOf(*now));
+  absl::Status updated = tools.broker.Call(std::move(update)).status();
+  if (!updated.ok()) libmount::Log(Severity::kWarning, context, updated.ToString());
+}
+
+void NoteCommitPending(const Tools& tools, const MountView& view, const LogContext& context) {
+  if (!IsDisk(view.mount)) return;
+  tools.registry.SetCommitPending(view.mount.mount_id(), true);
+  SaveRecord(tools, view.mount.mount_id(), context);
+}
+
+void RenewCommitPending(const Tools& tools, MountView* view) {
+  if (!IsDisk(view->mount)) return;
+  view->mount.set_commit_pending(true);  // where nobody can say
+  Caller root;
+  absl::StatusOr<MountView> now = tools.registry.FindById(root, view->mount.mount_id());
+  if (!now.ok() || now->worker == nullptr) return;
+  CancelToken never;
+  internal::FrontToWorker request;
+  request.mutable_get_commit_outcome();
+  absl::StatusOr<internal::WorkerToFront> answer = now->worker->Call(request, never, kWorkerSilence);
+  if (!answer.ok() || !answer->has_committed()) return;
+  view->mount.set_commit_pending(answer->committed().staging().commit_pending());
+  tools.registry.SetCommitPending(view->mount.mount_id(), view->mount.commit_pending());
 }
 
 absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& options) {
@@ -120,7 +162,7 @@ absl::Status CheckCommit(const v1::Mount& mount, const v1::CommitOptions& option
                      absl::StrCat(mount.mount_path(), " is mounted read-only and has nothing to commit"));
   }
   const bool asks = options.append() || options.generate_integrity() || WritesFileAnew(options);
-  if (mount.image_type() == v1::IMAGE_TYPE_VHD && asks) {
+  if (IsDisk(mount) && asks) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat(mount.image_path(),
                                                          " is a disk: it has one image, no integrity table and no "
                                                          "compression; commit without options"));
@@ -138,8 +180,8 @@ absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation
   if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
   const bool rebuild = WritesFileAnew(options);
   operation.Report({rebuild ? Phase::kRebuilding : Phase::kCommitting, 0, 0});
-  RebuildSeat seat(tools.registry, view.mount.mount_id());
-  if (rebuild) {
+  ExclusiveSeat seat(tools.registry, view.mount.mount_id());
+  if (ChangesWholeFile(view.mount, options)) {
     if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
   }
   Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()));
@@ -171,25 +213,21 @@ absl::Status RunCommit(const Tools& tools, Operation& operation, const std::stri
                        const v1::CommitOptions& options) {
   absl::StatusOr<MountView> view = tools.registry.BeginCommit(mount_id);
   if (!view.ok()) return view.status();
+  LogContext context = operation.log_context();
+  context.mount_id = mount_id;
   absl::StatusOr<internal::Committed> done = absl::UnknownError("");
   if (view->worker == nullptr) {
     done = MakeError(Reason::kWorkerDied, "nobody serves the mount");
   } else {
+    NoteCommitPending(tools, *view, context);
     done = CommitOccupied(tools, operation, *view, options, /*wait_for_replacement=*/true);
+    if (!done.ok()) RenewCommitPending(tools, &*view);
   }
   tools.registry.EndCommit(mount_id, done.ok() ? &*done : nullptr);
-  LogContext context = operation.log_context();
-  context.mount_id = mount_id;
+  SaveRecord(tools, mount_id, context);
   if (!done.ok()) return done.status();
   Caller root;
-  if (absl::StatusOr<MountView> now = tools.registry.FindById(root, mount_id); now.ok()) {
-    operation.SetMount(now->mount);
-    internal::FrontToBroker update;
-    update.mutable_update_record()->set_slot_id(now->slot);
-    update.mutable_update_record()->set_registry_record(now->mount.SerializeAsString());
-    absl::Status updated = tools.broker.Call(std::move(update)).status();
-    if (!updated.ok()) libmount::Log(Severity::kWarning, context, updated.ToString());
-  }
+  if (absl::StatusOr<MountView> now = tools.registry.FindById(root, mount_id); now.ok()) operation.SetMount(now->mount);
   libmount::Log(Severity::kInfo, context,
                 done->nothing_to_do() ? absl::StrCat("nothing to commit at ", view->mount.mount_path())
                                       : absl::StrCat("committed ", view->mount.mount_path(), " as image ",

@@ -177,12 +177,6 @@ absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& 
                      absl::StrCat("the image file ", paths.image,
                                   " is marked as being written by another program; wait for that one to finish"));
   }
-  if (opened.is_hibernated()) {
-    return MakeError(Reason::kVolumeHibernated,
-                     absl::StrCat("the volume on ", paths.image,
-                                  " belongs to a Windows that is hibernated (or was shut down for a fast start); shut "
-                                  "that one down, or mount it read-only"));
-  }
   return absl::OkStatus();
 }
 

@@ -53,8 +53,8 @@ absl::Status JudgeImageLocation(const MountPaths& paths, const internal::PathFac
 // already.)
 absl::Status JudgeWritable(const MountPaths& paths, const internal::PathFacts& facts);
 
-// For a read-write mount, by what the worker found. SPLIT_IMAGE, SOLID_IMAGE, IMAGE_READ_ONLY, IMAGE_IN_USE,
-// VOLUME_HIBERNATED.
+// For a read-write mount, by what the worker found. SPLIT_IMAGE, SOLID_IMAGE, IMAGE_READ_ONLY, IMAGE_IN_USE. (Whether
+// a volume is hibernated, the worker says when it opens it for writing.)
 absl::Status JudgeWriting(const MountPaths& paths, const internal::ImageOpened& opened);
 
 // ACCESS_DENIED.

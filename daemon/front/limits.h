@@ -75,8 +75,8 @@ inline constexpr absl::Duration kCommitSilence = absl::Minutes(30);
 inline constexpr absl::Duration kNoticeDeadline = absl::Seconds(5);
 // For the replacement of a worker that died to be there and to tell what became of a commit.
 inline constexpr absl::Duration kReplacementDeadline = absl::Seconds(60);
-// How long it is remembered which files were replaced: longer than a mount takes from its paths to its claim.
-inline constexpr absl::Duration kReplacedFileRetention = absl::Hours(1);
+// How long it is remembered which files were changed as a whole: longer than a mount takes from its paths to its claim.
+inline constexpr absl::Duration kChangedFileRetention = absl::Hours(1);
 inline constexpr absl::Duration kServingDeadline = absl::Seconds(30);
 inline constexpr absl::Duration kImageInfoDeadline = absl::Seconds(120);
 inline constexpr absl::Duration kStatsDeadline = absl::Seconds(1);

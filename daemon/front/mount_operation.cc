@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -67,6 +68,7 @@ class Mounter {
   static absl::Status Cancelled() { return MakeError(Reason::kCancelled, "the mount was cancelled; nothing was left"); }
   // Whether the image is open; else only what the paths tell can be judged.
   bool image_open() const { return slot_->facts().image_errno() == 0; }
+  ImageFile image_file() const { return {slot_->facts().image_device(), slot_->facts().image_inode()}; }
   LogContext log_context() const { return {operation_.id(), seat_->mount_id(), caller_.uid}; }
   void Seam(const char* name) {
     libmount::TestSeam(name, [this] { return operation_.cancelled(); });
@@ -89,6 +91,7 @@ class Mounter {
   std::unique_ptr<MountSeat> seat_;
   std::unique_ptr<Slot> slot_;
   internal::ImageOpened opened_;
+  std::vector<ImageFile> parents_;
   internal::StagingOpened staging_;
   std::optional<google::protobuf::Timestamp> mount_time_;  // of a remount: when it was mounted first
 };
@@ -115,6 +118,11 @@ absl::Status Mounter::Inspect() {
 
 absl::Status Mounter::OpenImage() {
   if (!image_open()) return absl::OkStatus();
+  if (IsDisk(paths_.image)) {
+    if (absl::Status whole = seat_->CheckWhole(image_file(), slot_->facts().image_real_path()); !whole.ok()) {
+      return whole;
+    }
+  }
   MountRegistry* registry = &tools_.registry;
   CacheBudget* budget = &tools_.budget;
   uint64_t slot_id = slot_->id();
@@ -171,8 +179,9 @@ absl::Status Mounter::JudgeFiles() {
     if (absl::Status may = JudgeWritable(paths_, facts); !may.ok()) return may;
   }
   if (!image_open()) return absl::OkStatus();
-  absl::Status claimed = seat_->ClaimImage({facts.image_device(), facts.image_inode()}, facts.image_real_path(),
-                                           opened_.image_index(), !request_.read_only());
+  for (const internal::FileId& parent : opened_.parents()) parents_.push_back({parent.device(), parent.inode()});
+  absl::Status claimed =
+      seat_->ClaimImage(image_file(), facts.image_real_path(), parents_, opened_.image_index(), !request_.read_only());
   if (!claimed.ok() || request_.read_only()) return claimed;
   return JudgeWriting(paths_, opened_);
 }
@@ -242,7 +251,7 @@ absl::Status Mounter::Attach() {
   // From here on a cancellation comes too late: the mount becomes visible, and the call succeeds.
   if (!operation_.PassPointOfNoReturn()) return Cancelled();
   v1::Mount mount = MakeMount();
-  if (absl::Status attached = slot_->AttachMount(mount.SerializeAsString()); !attached.ok()) return attached;
+  if (absl::Status attached = slot_->AttachMount(RecordOf(mount, parents_)); !attached.ok()) return attached;
   slot_->Keep();
   tools_.budget.Add(slot_->id(), slot_->worker());
   operation_.SetMount(mount);

@@ -46,6 +46,18 @@ void SetStagingFields(const internal::StagingState& staging, v1::Mount* mount) {
   mount->set_staged_bytes(staging.staged_bytes());
   mount->set_changed_files(staging.changed_files());
   mount->set_unix_data(staging.unix_data());
+  mount->set_commit_pending(staging.commit_pending());
+}
+
+std::string RecordOf(const v1::Mount& mount, const std::vector<ImageFile>& parents) {
+  internal::RegistryRecord record;
+  record.set_mount(mount.SerializeAsString());
+  for (const ImageFile& parent : parents) {
+    internal::FileId* file = record.add_parents();
+    file->set_device(parent.device);
+    file->set_inode(parent.inode);
+  }
+  return record.SerializeAsString();
 }
 
 MountSeat::~MountSeat() {
@@ -72,21 +84,36 @@ absl::Status MountSeat::Claim(uint64_t slot, const std::string& real_mount_path)
   return absl::OkStatus();
 }
 
-absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& real_image_path, uint32_t index,
-                                   bool read_write) {
+absl::Status MountSeat::CheckWhole(const ImageFile& file, const std::string& real_image_path) {
+  absl::MutexLock lock(&registry_.mutex_);
+  MountRegistry::Entry wanted;
+  wanted.file = file;
+  wanted.image_path = real_image_path;
+  for (const auto& [id, other] : registry_.entries_) {
+    if (id == mount_id_ || !MountRegistry::SameFile(wanted, other)) continue;
+    if (!other.exclusive && !other.mount.commit_pending()) continue;
+    return MakeError(Reason::kImageInUse,
+                     absl::StrCat("a commit into ", real_image_path,
+                                  " has begun and is not at its end; mount it when that has ended"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& real_image_path,
+                                   std::vector<ImageFile> parents, uint32_t index, bool read_write) {
   absl::MutexLock lock(&registry_.mutex_);
   MountRegistry::Entry& entry = registry_.entries_[mount_id_];
   entry.file = file;
   entry.image_path = real_image_path;
-  auto replaced = registry_.replaced_.find(file);
-  bool rebuilt = replaced != registry_.replaced_.end() && entry.begun <= replaced->second;
+  entry.parents = std::move(parents);
+  bool changing = registry_.ChangedSince(entry.begun, file);
+  for (const ImageFile& parent : entry.parents) changing = changing || registry_.ChangedSince(entry.begun, parent);
   for (const auto& [id, other] : registry_.entries_) {
-    rebuilt = rebuilt || (other.rebuilding && id != mount_id_ && MountRegistry::SameFile(entry, other));
+    changing = changing || (other.exclusive && id != mount_id_ && MountRegistry::Shows(entry, other));
   }
-  if (rebuilt) {
-    return MakeError(Reason::kImageInUse, absl::StrCat(real_image_path,
-                                                       " is just being written anew; mount it when "
-                                                       "that has ended"));
+  if (changing) {
+    return MakeError(Reason::kImageInUse, absl::StrCat(real_image_path, ", or a parent of it,",
+                                                       " is just being written; mount it when that has ended"));
   }
   if (!read_write) return absl::OkStatus();
   if (const MountRegistry::Entry* writer = registry_.FindWriter(mount_id_, entry, index)) {
@@ -99,6 +126,11 @@ absl::Status MountSeat::ClaimImage(const ImageFile& file, const std::string& rea
   entry.mount.set_image_index(index);
   entry.claimed_writing = true;
   return absl::OkStatus();
+}
+
+bool MountRegistry::ChangedSince(absl::Time begun, const ImageFile& file) const {
+  auto changed = changed_files_.find(file);
+  return changed != changed_files_.end() && begun <= changed->second;
 }
 
 const MountRegistry::Entry* MountRegistry::FindWriter(const std::string& mount_id, const Entry& wanted,
@@ -183,7 +215,11 @@ void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<Wo
   entry.file = {known.image_device(), known.image_inode()};
   entry.worker = std::move(worker);
   // The record is our own, but an older front may have written it: what the broker knows wins.
-  if (!entry.mount.ParseFromString(known.registry_record())) entry.mount.Clear();
+  internal::RegistryRecord record;
+  if (!record.ParseFromString(known.registry_record()) || !entry.mount.ParseFromString(record.mount())) {
+    entry.mount.Clear();
+  }
+  for (const internal::FileId& parent : record.parents()) entry.parents.push_back({parent.device(), parent.inode()});
   entry.mount.set_mount_id(known.mount_id());
   entry.mount.set_mount_path(ToValidUtf8(known.mount_path()));
   entry.mount.set_image_path(ToValidUtf8(known.image_path()));
@@ -411,16 +447,20 @@ void MountRegistry::InvalidateDormant(const std::string& mount_id, const std::st
 absl::Status MountRegistry::CheckAloneLocked(const std::string& mount_id) {
   auto place = entries_.find(mount_id);
   if (place == entries_.end()) return NotMounted(mount_id);
+  const Entry& mount = place->second;
   for (const auto& [id, entry] : entries_) {
     // One that has no file yet claims it later, and fails.
-    if (id == mount_id || entry.image_path.empty() || !SameFile(entry, place->second)) continue;
+    if (id == mount_id || entry.image_path.empty() || !Shows(entry, mount)) continue;
     // Where others have their mounts is their own business.
-    const bool own = entry.mount.owner_uid() == place->second.mount.owner_uid() && !entry.path.empty();
-    return MakeError(
-        Reason::kImageInUse,
-        absl::StrCat("there is another mount of ", place->second.image_path, own ? ", at " + entry.path : "",
-                     "; a file is written anew when there is none: unmount it, or commit without a "
-                     "rebuild"));
+    const bool own = entry.mount.owner_uid() == mount.mount.owner_uid() && !entry.path.empty();
+    std::string what = absl::StrCat("there is another mount of ", mount.image_path);
+    if (StandsOn(entry, mount.file)) {
+      what = absl::StrCat("there is a mount of a differencing disk that stands on ", mount.image_path);
+    }
+    const char* why = mount.mount.image_type() == v1::IMAGE_TYPE_VHD
+                          ? "; a commit would change the volume beneath it: unmount it first"
+                          : "; a file is written anew when there is none: unmount it, or commit without a rebuild";
+    return MakeError(Reason::kImageInUse, absl::StrCat(what, own ? ", at " + entry.path : "", why));
   }
   return absl::OkStatus();
 }
@@ -430,25 +470,32 @@ absl::Status MountRegistry::CheckAlone(const std::string& mount_id) {
   return CheckAloneLocked(mount_id);
 }
 
-absl::Status MountRegistry::BeginRebuild(const std::string& mount_id) {
+absl::Status MountRegistry::BeginExclusive(const std::string& mount_id) {
   absl::MutexLock lock(&mutex_);
   absl::Status alone = CheckAloneLocked(mount_id);
-  if (alone.ok()) entries_[mount_id].rebuilding = true;
+  if (alone.ok()) entries_[mount_id].exclusive = true;
   return alone;
 }
 
-void MountRegistry::EndRebuild(const std::string& mount_id, const ImageFile* file) {
+void MountRegistry::EndExclusive(const std::string& mount_id, const ImageFile* file) {
   absl::MutexLock lock(&mutex_);
   auto place = entries_.find(mount_id);
   if (place == entries_.end()) return;
   Entry& entry = place->second;
-  entry.rebuilding = false;
-  if (file == nullptr || entry.file == *file) return;
+  entry.exclusive = false;
+  const bool replaced = file != nullptr && entry.file != *file;
+  if (!replaced && entry.mount.image_type() != v1::IMAGE_TYPE_VHD) return;
   // Those that were being made before it have long ended or failed.
   const absl::Time now = absl::Now();
-  std::erase_if(replaced_, [now](const auto& one) { return one.second < now - kReplacedFileRetention; });
-  replaced_[entry.file] = now;
-  entry.file = *file;
+  std::erase_if(changed_files_, [now](const auto& one) { return one.second < now - kChangedFileRetention; });
+  changed_files_[entry.file] = now;
+  if (replaced) entry.file = *file;
+}
+
+void MountRegistry::SetCommitPending(const std::string& mount_id, bool pending) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place != entries_.end()) place->second.mount.set_commit_pending(pending);
 }
 
 std::vector<MountView> MountRegistry::OthersOf(const ImageFile& file, const std::string& mount_id) {

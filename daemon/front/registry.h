@@ -17,6 +17,7 @@
 #ifndef DAEMON_FRONT_REGISTRY_H_
 #define DAEMON_FRONT_REGISTRY_H_
 
+#include <algorithm>
 #include <compare>
 #include <cstdint>
 #include <functional>
@@ -55,9 +56,14 @@ struct MountView {
   uint64_t slot = 0;
   std::shared_ptr<WorkerLink> worker;  // null: none is known
   ImageFile file;
-  std::string path;        // real, as bytes
-  std::string image_path;  // likewise
+  std::vector<ImageFile> parents;  // of a differencing disk: the files that it stands on
+  std::string path;                // real, as bytes
+  std::string image_path;          // likewise
 };
+
+// For the broker to keep, and to hand to a next front.
+std::string RecordOf(const v1::Mount& mount, const std::vector<ImageFile>& parents);
+inline std::string RecordOf(const MountView& view) { return RecordOf(view.mount, view.parents); }
 
 // A place for a mount being made; given back by the destructor unless published.
 class MountSeat {
@@ -75,9 +81,13 @@ class MountSeat {
   // Binds the slot, and claims the path. MOUNT_POINT_IN_USE: another mount is being made there.
   absl::Status Claim(uint64_t slot, const std::string& real_mount_path);
 
+  // Of a disk, before it is opened. IMAGE_IN_USE: a commit is writing into it, or was broken off.
+  absl::Status CheckWhole(const ImageFile& file, const std::string& real_image_path);
+
   // What is to be mounted; asked before a read-write mount: ALREADY_MOUNTED_READ_WRITE, also by one that needs a
-  // remount or is being made.
-  absl::Status ClaimImage(const ImageFile& file, const std::string& real_image_path, uint32_t index, bool read_write);
+  // remount or is being made. IMAGE_IN_USE: the file, or a parent, was changed as a whole meanwhile, or is.
+  absl::Status ClaimImage(const ImageFile& file, const std::string& real_image_path, std::vector<ImageFile> parents,
+                          uint32_t index, bool read_write);
 
   // The mount is there, and everybody may know.
   void Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> worker);
@@ -129,13 +139,17 @@ class MountRegistry {
   // What a dormant mount needs is not there any more.
   void InvalidateDormant(const std::string& mount_id, const std::string& message);
 
-  // A commit of the mount is going to put another file in its image's place. IMAGE_IN_USE: there are other mounts of
-  // the file, also unseen or dormant ones. From here on until EndRebuild there will be none.
-  absl::Status BeginRebuild(const std::string& mount_id);
+  // A commit of the mount is going to change the file as a whole: to put another one in its place, or to write into a
+  // disk. IMAGE_IN_USE: there are other mounts of the file, or of a differencing disk that stands on it, also unseen or
+  // dormant ones. From here on until EndExclusive there will be none.
+  absl::Status BeginExclusive(const std::string& mount_id);
   // `file`: what the image is now; null: as before.
-  void EndRebuild(const std::string& mount_id, const ImageFile* file);
-  // Whether BeginRebuild would do.
+  void EndExclusive(const std::string& mount_id, const ImageFile* file);
+  // Whether BeginExclusive would do.
   absl::Status CheckAlone(const std::string& mount_id);
+
+  // Of a disk: whether it is between two states; see Mount.commit_pending.
+  void SetCommitPending(const std::string& mount_id, bool pending);
 
   // The mounts of a file that are served, but for `mount_id`.
   std::vector<MountView> OthersOf(const ImageFile& file, const std::string& mount_id);
@@ -164,8 +178,9 @@ class MountRegistry {
     std::string path;  // real, as bytes; Mount.mount_path is what protobuf can carry of it
     std::string image_path;
     ImageFile file;
+    std::vector<ImageFile> parents;
     bool claimed_writing = false;  // of one being made
-    bool rebuilding = false;       // its image is to be another file
+    bool exclusive = false;        // its image is being changed as a whole
     absl::Time begun;              // of one being made: since then its paths may have been looked at
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
@@ -183,7 +198,7 @@ class MountRegistry {
   void Queue(const Entry& entry, v1::MountEvent event, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Notify(const Notices& notices);
   static MountView ViewOf(const Entry& entry) {
-    return {entry.mount, entry.slot, entry.worker, entry.file, entry.path, entry.image_path};
+    return {entry.mount, entry.slot, entry.worker, entry.file, entry.parents, entry.path, entry.image_path};
   }
   static absl::Status Occupied(const Entry& entry);
   void SetStaging(uint64_t slot, const internal::StagingState& staging);
@@ -191,11 +206,19 @@ class MountRegistry {
   // The other mount that writes this image; null: none.
   const Entry* FindWriter(const std::string& mount_id, const Entry& wanted, uint32_t index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ChangedSince(absl::Time begun, const ImageFile& file) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveBack(const std::string& mount_id);
   absl::Status CheckAloneLocked(const std::string& mount_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static bool SameFile(const Entry& a, const Entry& b) {
     // Also by path: after a restart of the machine a disk may have another number.
     return a.file == b.file || a.image_path == b.image_path;
+  }
+  static bool StandsOn(const Entry& child, const ImageFile& file) {
+    return std::find(child.parents.begin(), child.parents.end(), file) != child.parents.end();
+  }
+  // Whether `entry`'s image, or what it stands on, is that of `other`.
+  static bool Shows(const Entry& entry, const Entry& other) {
+    return SameFile(entry, other) || StandsOn(entry, other.file);
   }
 
   const std::function<void(uint64_t)> on_gone_;
@@ -203,8 +226,8 @@ class MountRegistry {
   absl::CondVar changed_;  // an operation has ended, a worker was replaced
   uint64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  // Files that no path leads to any more: who has looked at one before that time must look again.
-  std::map<ImageFile, absl::Time> replaced_ ABSL_GUARDED_BY(mutex_);
+  // Files that were changed as a whole until then: who has looked at one before must look again.
+  std::map<ImageFile, absl::Time> changed_files_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<MountSubscription>> subscriptions_ ABSL_GUARDED_BY(mutex_);
 };
 

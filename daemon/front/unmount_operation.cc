@@ -49,7 +49,7 @@ constexpr char kKept[] = "it was unmounted, and its edits are kept; remount it, 
 
 void EndSlot(const Tools& tools, const MountView& view, Edits edits) {
   if (edits == Edits::kKeep) {
-    ReleaseSlotKeepingStaging(tools.broker, view.slot, view.mount.SerializeAsString());
+    ReleaseSlotKeepingStaging(tools.broker, view.slot, RecordOf(view));
   } else {
     ReleaseSlot(tools.broker, view.slot);
   }
@@ -73,6 +73,17 @@ absl::Status DiscardDormant(const Tools& tools, const MountView& view, Edits edi
     libmount::Log(Severity::kInfo, context, absl::StrCat("threw away the edits of ", view.mount.mount_path()));
   }
   return discarded;
+}
+
+// Without the edits of a broken-off commit a disk would stay as that one has left it.
+absl::Status MayDiscard(const Tools& tools, MountView* view) {
+  if (view->mount.commit_pending()) RenewCommitPending(tools, view);
+  if (!view->mount.commit_pending()) return absl::OkStatus();
+  return MakeError(Reason::kOperationInProgress,
+                   absl::StrCat("a commit of ", view->mount.mount_path(), " into ", view->mount.image_path(),
+                                " was broken off, and without the edits the disk would stay between two states; ",
+                                view->slot == 0 ? "remount it, which finishes the commit" : "commit again",
+                                ", or clean it up with force"));
 }
 
 absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
@@ -148,6 +159,12 @@ absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelT
   libmount::LogContext context = log_context;
   context.mount_id = mount_id;
   if (!context.uid.has_value()) context.uid = view->mount.owner_uid();
+  if (edits == Edits::kDiscard && !force) {
+    if (absl::Status may = MayDiscard(tools, &*view); !may.ok()) {
+      tools.registry.EndUnmount(mount_id, /*removed=*/false);
+      return may;
+    }
+  }
   if (view->slot == 0) return DiscardDormant(tools, *view, edits, context);
   absl::Status unmounted = AskToUnmount(tools.broker, *view, /*detach=*/false);
   if (libmount::ReasonOf(unmounted) == Reason::kMountBusy &&
@@ -176,9 +193,13 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
   absl::StatusOr<MountView> view = tools.registry.BeginUnmount(mount_id, operation.cancel_token());
   if (!view.ok()) return view.status();
   // Before anything is taken away; and again when it is this commit's turn.
-  absl::Status unmounted = WritesFileAnew(options) ? tools.registry.CheckAlone(mount_id) : absl::OkStatus();
+  absl::Status unmounted =
+      ChangesWholeFile(view->mount, options) ? tools.registry.CheckAlone(mount_id) : absl::OkStatus();
+  if (unmounted.ok()) NoteCommitPending(tools, *view, operation.log_context());
   if (unmounted.ok()) unmounted = UnmountForCommit(tools, *view);
   if (!unmounted.ok()) {
+    RenewCommitPending(tools, &*view);
+    SaveRecord(tools, mount_id, operation.log_context());
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
     return unmounted;
   }
@@ -191,6 +212,7 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
     libmount::Log(Severity::kInfo, operation.log_context(), absl::StrCat("committed ", view->mount.mount_path()));
     return absl::OkStatus();
   }
+  RenewCommitPending(tools, &*view);
   EndSlot(tools, *view, Edits::kKeep);
   tools.registry.EndUnmountDormant(mount_id, kKept);
   return BringBack(tools, operation, caller, mount_id, done.status());

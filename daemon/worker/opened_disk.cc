@@ -72,7 +72,9 @@ class WatchedDisk final : public libmount::BlockDevice {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<OpenedImage>> OpenedDisk::Open(ImageSource source, OperationMonitor& monitor) {
-  std::unique_ptr<OpenedDisk> opened(new OpenedDisk(source.name, source.partition));
+  libmount::UniqueFd image = source.fd.Duplicate();
+  if (!image) return libmount::MakeErrnoError(Reason::kOutOfResources, errno, "duplicating the image's descriptor");
+  std::unique_ptr<OpenedDisk> opened(new OpenedDisk(std::move(image), source.name, source.partition));
   auto disk = libmount::OpenDiskImage(std::move(source.fd), std::move(source.name), source.open_sibling, monitor);
   if (!disk.ok()) return disk.status();
   opened->disk_ = *std::move(disk);
@@ -95,6 +97,12 @@ absl::StatusOr<uint32_t> OpenedDisk::FindImage(std::string_view name) const {
 
 void OpenedDisk::Describe(internal::ImageOpened* opened) const {
   if (volume_ != nullptr) opened->set_partition(volume_->partition.number);
+  for (const DiskFileInfo& file : disk_->chain()) {
+    if (&file == &disk_->chain().front()) continue;
+    internal::FileId* parent = opened->add_parents();
+    parent->set_device(file.device);
+    parent->set_inode(file.inode);
+  }
 }
 
 void OpenedDisk::ReadInfo(internal::ImageInfoRead* out) const {
@@ -121,42 +129,87 @@ absl::Status OpenedDisk::OpenTree(uint32_t, const TreeOptions& options, Operatio
   ntfs.gid = options.gid;
   ntfs.observer = options.observer;
   ntfs.cache_budget = options.cache_budget;
-  auto tree = libmount::NtfsTree::Open(device_.get(), ntfs);
-  if (!tree.ok()) return InFile(name_, tree.status());
+  std::unique_ptr<libmount::NtfsTree> tree;
+  // Beneath edits the volume may be half of a commit's, and only whole with them.
+  if (!options.has_edits) {
+    auto opened = libmount::NtfsTree::Open(device_.get(), ntfs);
+    if (!opened.ok()) return InFile(name_, opened.status());
+    tree = *std::move(opened);
+  }
   absl::MutexLock lock(&mutex_);
-  tree_ = *std::move(tree);
+  tree_options_ = ntfs;
+  tree_ = std::move(tree);
   return absl::OkStatus();
 }
 
-absl::Status OpenedDisk::OpenStaging(StagingSource, OperationMonitor&) {
-  return MakeError(Reason::kNotImplemented, absl::StrCat(name_, ": this version mounts disks read-only"));
+absl::Status OpenedDisk::OpenStaging(StagingSource staging, OperationMonitor&) {
+  StagedDisk::Options options;
+  options.image = &image_;
+  options.disk = disk_.get();
+  options.device = watched_.get();
+  options.staging = std::move(staging.directory);
+  options.image_name = name_;
+  options.volume_offset = volume_->partition.offset;
+  options.volume_size = volume_->partition.size;
+  options.resumed = staging.resumed;
+  {
+    absl::MutexLock lock(&mutex_);
+    options.tree = tree_options_;
+  }
+  auto staged = StagedDisk::Open(std::move(options));
+  if (!staged.ok()) return InFile(name_, staged.status());
+  std::unique_ptr<libmount::NtfsTree> replaced;
+  absl::MutexLock lock(&mutex_);
+  staged_ = *std::move(staged);
+  staged_->tree()->SetCacheBudget(tree_options_.cache_budget);  // it may have changed meanwhile
+  replaced = std::move(tree_);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<internal::Committed> OpenedDisk::Commit(const internal::Commit&, OperationMonitor&) {
-  return absl::FailedPreconditionError("nothing is staged");
+StagedDisk* OpenedDisk::staged() const {
+  absl::MutexLock lock(&mutex_);
+  return staged_.get();
 }
+
+absl::Status OpenedDisk::FinishCommit(OperationMonitor& monitor) { return staged()->FinishCommit(monitor); }
+
+absl::StatusOr<internal::Committed> OpenedDisk::Commit(const internal::Commit& request, OperationMonitor& monitor) {
+  return staged()->Commit(request, monitor);
+}
+
+libmount::NtfsTree* OpenedDisk::served() const { return staged_ != nullptr ? staged_->tree() : tree_.get(); }
 
 libmount::FileTree* OpenedDisk::tree() {
   absl::MutexLock lock(&mutex_);
-  return tree_.get();
+  return served();
 }
 
-libmount::WritableTree* OpenedDisk::writable_tree() { return nullptr; }
+libmount::WritableTree* OpenedDisk::writable_tree() {
+  absl::MutexLock lock(&mutex_);
+  return staged_ != nullptr ? staged_->tree() : nullptr;
+}
 
 void OpenedDisk::SetCacheBudget(size_t bytes) {
   absl::MutexLock lock(&mutex_);
-  if (tree_ != nullptr) tree_->SetCacheBudget(bytes);
+  tree_options_.cache_budget = bytes;
+  if (libmount::NtfsTree* tree = served()) tree->SetCacheBudget(bytes);
 }
 
 OpenedImage::TreeStats OpenedDisk::GetTreeStats() const {
   absl::MutexLock lock(&mutex_);
   TreeStats stats;
-  if (tree_ != nullptr) stats.cache_bytes = tree_->GetStats().cache_bytes;
+  if (libmount::NtfsTree* tree = served()) stats.cache_bytes = tree->GetStats().cache_bytes;
   return stats;
 }
 
-internal::StagingState OpenedDisk::GetStagingState() const { return internal::StagingState(); }
+internal::StagingState OpenedDisk::GetStagingState() const {
+  absl::MutexLock lock(&mutex_);
+  return staged_ != nullptr ? staged_->GetState() : internal::StagingState();
+}
 
-internal::Committed OpenedDisk::LastCommit() const { return internal::Committed(); }
+internal::Committed OpenedDisk::LastCommit() const {
+  absl::MutexLock lock(&mutex_);
+  return staged_ != nullptr ? staged_->LastCommit() : internal::Committed();
+}
 
 }  // namespace dismd

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "daemon/worker/disk_volumes.h"
 #include "daemon/worker/opened_image.h"
+#include "daemon/worker/staged_disk.h"
 #include "libmount/block/disk_image.h"
 #include "libmount/block/partitions.h"
 #include "libmount/ntfs/ntfs_tree.h"
@@ -33,6 +34,7 @@ class OpenedDisk final : public OpenedImage {
   absl::Status CheckIntegrity(libmount::OperationMonitor&) override { return absl::OkStatus(); }
   absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) override;
   absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) override;
+  absl::Status FinishCommit(libmount::OperationMonitor& monitor) override;
   absl::StatusOr<internal::Committed> Commit(const internal::Commit& request,
                                              libmount::OperationMonitor& monitor) override;
   libmount::FileTree* tree() override;
@@ -47,8 +49,12 @@ class OpenedDisk final : public OpenedImage {
   void RenewChangeDetection() override { disk_->RenewWatch(); }
 
  private:
-  OpenedDisk(std::string name, uint32_t partition) : name_(std::move(name)), partition_(partition) {}
+  OpenedDisk(libmount::UniqueFd image, std::string name, uint32_t partition)
+      : image_(std::move(image)), name_(std::move(name)), partition_(partition) {}
 
+  StagedDisk* staged() const;
+
+  const libmount::UniqueFd image_;
   const std::string name_;
   const uint32_t partition_;  // that is asked for
   std::unique_ptr<libmount::DiskImage> disk_;
@@ -57,8 +63,13 @@ class OpenedDisk final : public OpenedImage {
   const DiskVolume* volume_ = nullptr;                 // that is mounted
   std::unique_ptr<libmount::BlockDevice> watched_;     // the disk, telling when it is found changed by others
   std::unique_ptr<libmount::PartitionDevice> device_;  // on watched_
+  // The volume that is served.
+  libmount::NtfsTree* served() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   mutable absl::Mutex mutex_;
-  std::unique_ptr<libmount::NtfsTree> tree_ ABSL_GUARDED_BY(mutex_);  // on device_
+  libmount::NtfsTreeOptions tree_options_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<libmount::NtfsTree> tree_ ABSL_GUARDED_BY(mutex_);  // on device_, until there is a staged one
+  std::unique_ptr<StagedDisk> staged_ ABSL_GUARDED_BY(mutex_);        // on watched_
 };
 
 }  // namespace dismd

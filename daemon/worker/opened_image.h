@@ -56,7 +56,10 @@ struct StagingSource {
 
 class OpenedImage {
  public:
-  using TreeOptions = libmount::WimTreeOptions;
+  struct TreeOptions : libmount::WimTreeOptions {
+    // There are edits, which OpenStaging lays over it: the image need not make sense without them.
+    bool has_edits = false;
+  };
   using TreeStats = libmount::WimTree::Stats;
 
   virtual ~OpenedImage() = default;
@@ -73,6 +76,9 @@ class OpenedImage {
   virtual absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) = 0;
   // Edits that are there are taken over. kImageChanged: they were made to another state of the image.
   virtual absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) = 0;
+  // A commit of a process before this one that cannot be undone any more is brought to its end. REQUIRES: OpenStaging
+  // succeeded. After a failure it is done by the next Commit.
+  virtual absl::Status FinishCommit(libmount::OperationMonitor& monitor) = 0;
   // REQUIRES: OpenStaging succeeded. A failure leaves file, mount and edits as they were.
   virtual absl::StatusOr<internal::Committed> Commit(const internal::Commit& request,
                                                      libmount::OperationMonitor& monitor) = 0;

@@ -37,6 +37,7 @@ class OpenedWim final : public OpenedImage {
   absl::Status CheckIntegrity(libmount::OperationMonitor& monitor) override;
   absl::Status OpenTree(uint32_t index, const TreeOptions& options, libmount::OperationMonitor& monitor) override;
   absl::Status OpenStaging(StagingSource staging, libmount::OperationMonitor& monitor) override;
+  absl::Status FinishCommit(libmount::OperationMonitor&) override { return absl::OkStatus(); }  // there is no such one
   absl::StatusOr<internal::Committed> Commit(const internal::Commit& request,
                                              libmount::OperationMonitor& monitor) override;
   libmount::FileTree* tree() override;

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,19 +28,12 @@ using libmount::UniqueFd;
 using libmount::WimFile;
 
 constexpr char kBaseName[] = "base";
-constexpr char kStateName[] = "mount";
 constexpr char kNewBaseName[] = "base.new";
-constexpr char kNewStateName[] = "mount.new";
-constexpr size_t kMaxStateBytes = size_t{64} << 10;
 constexpr mode_t kFileMode = 0600;
 
 // Saved metadata begin with a mark of 8 bytes and the hash of the rest (libmount/wim/saved_metadata.h).
 constexpr off_t kHashAt = 8;
 constexpr size_t kHashBytes = 20;
-
-absl::Status StagingError(const char* what) {
-  return MakeErrnoError(Reason::kOutOfResources, errno, absl::StrCat(what, " in the staging directory"));
-}
 
 absl::StatusOr<std::string> HashOfSaved(int fd) {
   std::string hash(kHashBytes, '\0');
@@ -58,23 +50,6 @@ absl::StatusOr<std::string> HashOfImage(const WimFile& file, uint32_t index, Ope
   if (absl::Status saved = file.SaveMetadata(index, memory.get(), monitor); !saved.ok()) return saved;
   return HashOfSaved(memory.get());
 }
-
-// Other programs that take part in locking keep away from the file meanwhile; one that has it keeps us away. The lock
-// is the open file's, which a replacement of this process shares: it can let it go.
-class FileLock {
- public:
-  explicit FileLock(int fd) : fd_(fd), held_(flock(fd, LOCK_EX | LOCK_NB) == 0) {}
-  ~FileLock() {
-    if (held_) flock(fd_, LOCK_UN);
-  }
-  FileLock(const FileLock&) = delete;
-  FileLock& operator=(const FileLock&) = delete;
-  bool held() const { return held_; }
-
- private:
-  const int fd_;
-  const bool held_;
-};
 
 // While it lives, changes of the file are our own.
 class OwnChange {
@@ -118,7 +93,7 @@ absl::Status StagedMount::Begin(OperationMonitor& monitor) {
   state.set_image_name(ToValidUtf8(file_->images()[options_.image_index - 1].name));
   state.set_metadata_hash(*hash);
   state.set_unix_data(options_.unix_data);
-  if (absl::Status saved = SaveState(state); !saved.ok()) return saved;
+  if (absl::Status saved = state_.Save(state); !saved.ok()) return saved;
   if (renameat(options_.staging.get(), kNewBaseName, options_.staging.get(), kBaseName) != 0 ||
       fsync(options_.staging.get()) != 0) {
     return StagingError("cannot name a file");
@@ -128,31 +103,27 @@ absl::Status StagedMount::Begin(OperationMonitor& monitor) {
 }
 
 absl::Status StagedMount::GoOn(OperationMonitor& monitor) {
-  absl::StatusOr<internal::StagedMountState> loaded = LoadState();
-  if (!loaded.ok()) return loaded.status();
-  {
-    absl::MutexLock lock(&mutex_);
-    state_ = *loaded;
-  }
-  flock(options_.image->get(), LOCK_UN);  // of the process before, which died in a commit
+  if (absl::Status loaded = state_.Load(); !loaded.ok()) return loaded;
+  ImageLock::Release(options_.image->get());
   auto file = options_.reopen(monitor);
   if (!file.ok()) return file.status();
   file_ = *std::move(file);
-  if (state().commit_under_way()) return state().commit_rebuilds() ? FindRebuilt(monitor) : FindOutcome(monitor);
+  if (state_.Get().commit_under_way())
+    return state_.Get().commit_rebuilds() ? FindRebuilt(monitor) : FindOutcome(monitor);
   return CheckSameImage(monitor);
 }
 
 absl::Status StagedMount::CheckSameImage(OperationMonitor& monitor) const {
-  absl::StatusOr<std::string> hash = HashOfImage(*file_, state().image_index(), monitor);
+  absl::StatusOr<std::string> hash = HashOfImage(*file_, state_.Get().image_index(), monitor);
   if (!hash.ok()) return hash.status();
-  if (*hash == state().metadata_hash()) return absl::OkStatus();
+  if (*hash == state_.Get().metadata_hash()) return absl::OkStatus();
   return MakeError(Reason::kImageChanged,
-                   absl::StrCat("another program changed image ", state().image_index(), " of ", options_.image_name,
-                                " since it was mounted; put the file back, or discard the edits"));
+                   absl::StrCat("another program changed image ", state_.Get().image_index(), " of ",
+                                options_.image_name, " since it was mounted; put the file back, or discard the edits"));
 }
 
 absl::Status StagedMount::FindOutcome(OperationMonitor& monitor) {
-  internal::StagedMountState now = state();
+  internal::StagedMountState now = state_.Get();
   bool done;
   if (now.commit_appends()) {
     done = file_->images().size() > now.commit_old_images();
@@ -175,7 +146,7 @@ absl::Status StagedMount::FindOutcome(OperationMonitor& monitor) {
   if (done) {
     if (absl::Status taken = TakeNewImage(&now, monitor); !taken.ok()) return taken;
   }
-  return SaveState(now);
+  return state_.Save(now);
 }
 
 // What the file says of the image after a commit.
@@ -206,7 +177,7 @@ absl::Status StagedMount::OpenTrees(OperationMonitor& monitor) {
   libmount::StagedTreeOptions options;
   options.uid = options_.tree.uid;
   options.gid = options_.tree.gid;
-  options.unix_data = state().unix_data();
+  options.unix_data = state_.Get().unix_data();
   options.resumed = options_.resumed;
   absl::StatusOr<std::string> identity = HashOfSaved(saved_base_.get());
   if (!identity.ok()) return identity.status();
@@ -229,16 +200,12 @@ absl::StatusOr<internal::Committed> StagedMount::Commit(const internal::Commit& 
     return nothing;
   }
   const int image = options_.image->get();
-  FileLock lock(image);
-  if (!lock.held()) {
-    return MakeError(Reason::kImageInUse, absl::StrCat(options_.image_name,
-                                                       " is locked by another program; wait for "
-                                                       "that one, and commit again"));
-  }
+  ImageLock lock(image);
+  if (absl::Status held = lock.Check(options_.image_name); !held.ok()) return held;
   if (absl::Status same = base_->CheckImageUnchanged(); !same.ok()) return same;
   struct stat attributes;
   if (fstat(image, &attributes) != 0) return absl::ErrnoToStatus(errno, "looking at the image file");
-  internal::StagedMountState begun = state();
+  internal::StagedMountState begun = state_.Get();
   begun.set_commit_id(request.commit_id());
   begun.set_commit_under_way(true);
   begun.set_commit_done(false);
@@ -247,12 +214,12 @@ absl::StatusOr<internal::Committed> StagedMount::Commit(const internal::Commit& 
   begun.set_commit_old_images(static_cast<uint32_t>(file_->images().size()));
   begun.set_commit_rebuilds(request.rebuild());
   begun.set_commit_new_inode(0);
-  if (absl::Status saved = SaveState(begun); !saved.ok()) return saved;
+  if (absl::Status saved = state_.Save(begun); !saved.ok()) return saved;
   libmount::TestSeam("worker-commit-begun", [&] { return monitor.cancelled(); });
   absl::Status written = request.rebuild() ? Rebuild(request, begun, monitor) : Write(request, monitor);
   if (!written.ok()) {
     begun.set_commit_under_way(false);
-    SaveState(begun).IgnoreError();  // the next process finds out by itself
+    state_.Save(begun).IgnoreError();  // the next process finds out by itself
     return written;
   }
   return LastCommit();
@@ -266,7 +233,7 @@ absl::Status StagedMount::Write(const internal::Commit& request, OperationMonito
   options.append = request.append();
   options.generate_integrity = request.generate_integrity();
   options.threads = options_.tree.decoder_threads;
-  internal::StagedMountState now = state();
+  internal::StagedMountState now = state_.Get();
   auto result = libmount::CommitImage(options_.image->get(), options_.image_name, now.image_index(), **contents,
                                       options, monitor);
   contents->reset();
@@ -288,12 +255,12 @@ absl::Status StagedMount::Write(const internal::Commit& request, OperationMonito
   now.set_commit_under_way(false);
   now.set_commit_done(true);
   if (absl::Status taken = TakeNewImage(&now, nobody); !taken.ok()) return taken;
-  return SaveState(now);
+  return state_.Save(now);
 }
 
 internal::Committed StagedMount::LastCommit() const {
   internal::Committed last;
-  internal::StagedMountState now = state();
+  internal::StagedMountState now = state_.Get();
   last.set_commit_id(now.commit_id());
   last.set_done(now.commit_done());
   last.set_image_index(now.image_index());
@@ -309,43 +276,10 @@ internal::StagingState StagedMount::GetState() const {
   out.set_has_changes(staged_->has_changes());
   out.set_staged_bytes(stats.staged_bytes + stats.log_bytes);
   out.set_changed_files(stats.changed_nodes);
-  out.set_unix_data(state().unix_data() || base_->base_image()->has_unix_data());
+  out.set_unix_data(state_.Get().unix_data() || base_->base_image()->has_unix_data());
   return out;
 }
 
-uint32_t StagedMount::image_index() const { return state().image_index(); }
-
-internal::StagedMountState StagedMount::state() const {
-  absl::MutexLock lock(&mutex_);
-  return state_;
-}
-
-absl::StatusOr<internal::StagedMountState> StagedMount::LoadState() const {
-  UniqueFd file(openat(options_.staging.get(), kStateName, O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-  if (!file) return StagingError("cannot open a file");
-  std::string bytes(kMaxStateBytes, '\0');
-  ssize_t size = pread(file.get(), bytes.data(), bytes.size(), 0);
-  internal::StagedMountState state;
-  if (size <= 0 || !state.ParseFromArray(bytes.data(), static_cast<int>(size)) || state.image_index() == 0) {
-    return MakeError(Reason::kBadImageFormat, "what the staging directory says of the mount is damaged");
-  }
-  return state;
-}
-
-absl::Status StagedMount::SaveState(const internal::StagedMountState& state) {
-  std::string bytes = state.SerializeAsString();
-  UniqueFd file(
-      openat(options_.staging.get(), kNewStateName, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, kFileMode));
-  if (!file) return StagingError("cannot create a file");
-  if (pwrite(file.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()) ||
-      fdatasync(file.get()) != 0 ||
-      renameat(options_.staging.get(), kNewStateName, options_.staging.get(), kStateName) != 0 ||
-      fsync(options_.staging.get()) != 0) {
-    return StagingError("cannot write a file");
-  }
-  absl::MutexLock lock(&mutex_);
-  state_ = state;
-  return absl::OkStatus();
-}
+uint32_t StagedMount::image_index() const { return state_.Get().image_index(); }
 
 }  // namespace dismd

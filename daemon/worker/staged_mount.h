@@ -23,11 +23,10 @@
 #include <memory>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "daemon/worker/opened_image.h"
+#include "daemon/worker/staged_state.h"
 #include "dismd/internal/control.pb.h"
 #include "libmount/base/monitor.h"
 #include "libmount/base/unique_fd.h"
@@ -90,9 +89,6 @@ class StagedMount {
   absl::Status FindRebuilt(libmount::OperationMonitor& monitor);
   absl::Status FinishRebuilt();
   void DescribeFile(internal::Committed* committed) const;
-  absl::Status SaveState(const internal::StagedMountState& state);
-  absl::StatusOr<internal::StagedMountState> LoadState() const;
-  internal::StagedMountState state() const;
   absl::Status TakeNewImage(internal::StagedMountState* state, libmount::OperationMonitor& monitor);
 
   Options options_;
@@ -101,8 +97,7 @@ class StagedMount {
   std::unique_ptr<libmount::WimFile> file_;
   std::unique_ptr<libmount::MovableTree> base_;
   std::unique_ptr<libmount::StagedTree> staged_;  // destroyed before its base
-  mutable absl::Mutex mutex_;
-  internal::StagedMountState state_ ABSL_GUARDED_BY(mutex_);
+  StagedState state_{options_.staging.get()};
 };
 
 }  // namespace dismd

@@ -157,7 +157,7 @@ absl::Status StagedMount::PrepareExchange(const UniqueFd& file, const libmount::
   struct stat attributes;
   if (fstat(file.get(), &attributes) != 0) return absl::ErrnoToStatus(errno, "looking at the new image file");
   begun->set_commit_new_inode(attributes.st_ino);
-  return SaveState(*begun);
+  return state_.Save(*begun);
 }
 
 // The image is the new file. What fails from here on does not undo it.
@@ -181,13 +181,13 @@ absl::Status StagedMount::TakeNewFile(UniqueFd file, const libmount::WimCommitRe
   if (absl::Status taken = TakeNewImage(&now, nobody); !taken.ok()) return taken;
   now.set_commit_under_way(false);
   now.set_commit_done(true);
-  absl::Status saved = SaveState(now);
+  absl::Status saved = state_.Save(now);
   if (saved.ok()) unlinkat(options_.staging.get(), kMovedName, 0);
   return saved;
 }
 
 absl::Status StagedMount::FindRebuilt(OperationMonitor& monitor) {
-  internal::StagedMountState now = state();
+  internal::StagedMountState now = state_.Get();
   struct stat attributes;
   if (fstat(options_.image->get(), &attributes) != 0) return absl::ErrnoToStatus(errno, "looking at the image file");
   rebuilt_ = now.commit_new_inode() != 0 && attributes.st_ino == now.commit_new_inode();
@@ -195,12 +195,11 @@ absl::Status StagedMount::FindRebuilt(OperationMonitor& monitor) {
     options_.replacement.drop_temporary();
     if (absl::Status same = CheckSameImage(monitor); !same.ok()) return same;
     now.set_commit_under_way(false);
-    return SaveState(now);
+    return state_.Save(now);
   }
   if (now.commit_appends()) now.set_image_index(now.commit_old_images() + 1);
   if (absl::Status taken = TakeNewImage(&now, monitor); !taken.ok()) return taken;
-  absl::MutexLock lock(&mutex_);
-  state_ = now;  // saved by FinishRebuilt
+  state_.Set(now);  // saved by FinishRebuilt
   return absl::OkStatus();
 }
 
@@ -233,17 +232,17 @@ absl::Status StagedMount::FinishRebuilt() {
   if (absl::Status taken = staged_->TakeMovedBlobs(moved); !taken.ok()) return taken;
   // On the disk before the state that makes it unnecessary to do again.
   if (int error = staged_->Sync()) return MovedError(error);
-  internal::StagedMountState now = state();
+  internal::StagedMountState now = state_.Get();
   now.set_commit_under_way(false);
   now.set_commit_done(true);
-  absl::Status saved = SaveState(now);
+  absl::Status saved = state_.Save(now);
   if (saved.ok()) unlinkat(options_.staging.get(), kMovedName, 0);
   return saved;
 }
 
 void StagedMount::DescribeFile(internal::Committed* committed) const {
   struct stat attributes;
-  if (!state().commit_rebuilds() || !committed->done() || fstat(options_.image->get(), &attributes) != 0) return;
+  if (!state_.Get().commit_rebuilds() || !committed->done() || fstat(options_.image->get(), &attributes) != 0) return;
   committed->set_image_device(attributes.st_dev);
   committed->set_image_inode(attributes.st_ino);
 }

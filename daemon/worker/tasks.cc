@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/worker/image_info_message.h"
+#include "daemon/worker/staged_state.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/reason.h"
 #include "libmount/base/test_seam.h"
@@ -121,6 +122,10 @@ absl::Status Worker::OpenTree(const internal::OpenImage& request, RequestMonitor
   if (absl::Status status = CheckCancelled(monitor); !status.ok()) return status;
   SetCacheBudget(request.cache_budget());
   if (absl::Status opened = (*image)->OpenTree(*index, TreeOptions(), monitor); !opened.ok()) return opened;
+  // Which one was meant cannot be told again from a volume that is half of a commit's.
+  internal::ImageOpened facts;
+  (*image)->Describe(&facts);
+  open_.set_partition(facts.partition());
   absl::MutexLock lock(&mutex_);
   opened_ = *std::move(image);
   opened_->SetCacheBudget(cache_budget_);  // it may have changed meanwhile
@@ -133,6 +138,7 @@ OpenedImage::TreeOptions Worker::TreeOptions() {
   options.uid = open_.owner_uid();
   options.gid = open_.owner_gid();
   options.observer = this;
+  options.has_edits = staging_fd_ && !open_.read_only() && StagedState::IsIn(staging_fd_.get());
   options.decoder_threads = CpuCount();  // asked here, since it cannot be read from /sys in the sandbox
   absl::MutexLock lock(&mutex_);
   options.cache_budget = cache_budget_;
@@ -173,7 +179,9 @@ absl::Status Worker::Commit(const internal::Commit& request, RequestMonitor& mon
     image = staged_ ? opened_.get() : nullptr;
   }
   if (image == nullptr) return absl::FailedPreconditionError("nothing is staged");
-  absl::StatusOr<internal::Committed> done = image->Commit(request, monitor);
+  internal::Commit commit = request;
+  commit.set_unmounted(serving_ended_);
+  absl::StatusOr<internal::Committed> done = image->Commit(commit, monitor);
   if (!done.ok()) return done.status();
   TellServingState();  // the index may be another
   internal::WorkerToFront answer;
@@ -259,7 +267,16 @@ absl::Status Worker::Resume(const internal::ServingState& state, std::vector<Uni
     inflight_ = std::move(fds[1]);
     recovery.inflight = inflight_.Duplicate();
   }
-  return Serve(std::move(fds[0]), std::move(recovery));
+  absl::Status serving = Serve(std::move(fds[0]), std::move(recovery));
+  // While it serves: there may be much to write.
+  if (serving.ok() && !state.open_image().read_only()) FinishCommit(monitor);
+  return serving;
+}
+
+void Worker::FinishCommit(RequestMonitor& monitor) {
+  absl::Status finished = opened()->FinishCommit(monitor);
+  if (finished.ok()) return;
+  Log(Severity::kWarning, log_, absl::StrCat("a commit that was broken off was not finished: ", finished.ToString()));
 }
 
 absl::Status Worker::Serve(UniqueFd fuse, libmount::FuseServer::Recovery recovery) {

@@ -95,6 +95,7 @@ absl::Status Worker::Loop() {
       eventfd_t ignored;
       eventfd_read(wake_.get(), &ignored);
       if (outcome_wanted_ != 0) AnswerOutcome(outcome_wanted_);
+      if (waiting_commit_.has_value() && !task_running_) HandleFront(*std::exchange(waiting_commit_, std::nullopt));
     }
     // The broker first: it hands over new control sockets.
     absl::Status status = entries[1].revents != 0 ? ReceiveFromBroker() : absl::OkStatus();
@@ -137,11 +138,16 @@ void Worker::HandleFront(const internal::FrontToWorker& request) {
       break;
     case Request::kOpenStaging:
       StartTask(id, [this](RequestMonitor& monitor) {
-        absl::Status opened = OpenStaging(/*resumed=*/false, monitor);
-        return opened.ok() ? AnswerStaging(monitor) : opened;
+        if (absl::Status opened = OpenStaging(/*resumed=*/false, monitor); !opened.ok()) return opened;
+        FinishCommit(monitor);
+        return AnswerStaging(monitor);
       });
       break;
     case Request::kCommit:
+      if (task_running_ && task_monitor_->request_id() == 0) {
+        waiting_commit_ = request;  // until it serves, and has finished a commit of the process before
+        break;
+      }
       StartTask(id, [this, commit = request.commit()](RequestMonitor& monitor) { return Commit(commit, monitor); });
       break;
     case Request::kGetCommitOutcome: AnswerOutcome(id); break;
@@ -220,6 +226,11 @@ void Worker::BrokerGone() {
 }
 
 void Worker::Cancel(uint64_t request_id) {
+  if (waiting_commit_.has_value() && waiting_commit_->request_id() == request_id) {
+    waiting_commit_.reset();
+    link_.SendError(request_id, libmount::MakeError(libmount::Reason::kCancelled, "the commit was cancelled"));
+    return;
+  }
   // Starting to serve is no request of the front's: whatever it cancels then, it wants no mount.
   if (task_monitor_ != nullptr && (task_monitor_->request_id() == request_id || task_monitor_->request_id() == 0)) {
     task_monitor_->Cancel();
@@ -279,7 +290,7 @@ void Worker::TellStaging() {
   }
   const internal::StagingState& now = event.staging_state();
   if (now.has_changes() == told_staging_.has_changes() && now.staged_bytes() == told_staging_.staged_bytes() &&
-      now.changed_files() == told_staging_.changed_files()) {
+      now.changed_files() == told_staging_.changed_files() && now.commit_pending() == told_staging_.commit_pending()) {
     return;
   }
   told_staging_ = now;

@@ -96,6 +96,7 @@ class Worker final : private libmount::TreeObserver {
   absl::Status CheckIntegrity(RequestMonitor& monitor);
   absl::Status OpenStaging(bool resumed, RequestMonitor& monitor);
   absl::Status AnswerStaging(RequestMonitor& monitor);
+  void FinishCommit(RequestMonitor& monitor);
   absl::Status Commit(const internal::Commit& request, RequestMonitor& monitor);
   absl::Status StartServing(libmount::UniqueFd fuse, RequestMonitor& monitor);
   absl::Status Resume(const internal::ServingState& state, std::vector<libmount::UniqueFd> fds,
@@ -140,6 +141,7 @@ class Worker final : private libmount::TreeObserver {
   bool hold_ = false;                // go on after that, for a commit
   std::atomic<bool> failed_{false};  // to serve
   uint64_t outcome_wanted_ = 0;      // the request that waits for a task to end
+  std::optional<internal::FrontToWorker> waiting_commit_;  // likewise
   int announced_ = 0;                // commits of other mounts of the file that are under way
   std::atomic<bool> busy_{false};
   std::atomic<int> damages_{0};

@@ -160,7 +160,11 @@ const char* DiskTypeName(DiskType type) {
 }
 
 LayeredImage::LayeredImage(std::vector<std::unique_ptr<DiskLayer>> layers) : layers_(std::move(layers)) {
-  for (const std::unique_ptr<DiskLayer>& layer : layers_) chain_.push_back(layer->info());
+  for (const std::unique_ptr<DiskLayer>& layer : layers_) {
+    DiskFileInfo& info = chain_.emplace_back(layer->info());
+    info.device = layer->file().device();
+    info.inode = layer->file().inode();
+  }
 }
 
 absl::Status LayeredImage::CheckUnchanged() const {

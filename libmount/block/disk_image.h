@@ -10,6 +10,8 @@
 #ifndef LIBMOUNT_BLOCK_DISK_IMAGE_H_
 #define LIBMOUNT_BLOCK_DISK_IMAGE_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,6 +42,8 @@ struct ParentLocator {
 // What one file of the chain says about itself.
 struct DiskFileInfo {
   std::string name;  // as it was opened: the image's name, or a parent's path beneath the image's directory
+  dev_t device = 0;  // which file it is, whatever path led there
+  ino_t inode = 0;
   DiskFormat format = DiskFormat::kRaw;
   DiskType type = DiskType::kFixed;
   uint64_t file_size = 0;

@@ -181,6 +181,7 @@ OverlayDevice::Stats OverlayImpl::GetStats() const {
   Stats stats;
   stats.changed_bytes = state_.map.changed() * kClusterSize;
   stats.log_bytes = log_->size();
+  stats.staged_end = arena_->end();
   return stats;
 }
 

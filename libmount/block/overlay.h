@@ -115,6 +115,9 @@ class OverlayDevice : public WritableBlockDevice {
   struct Stats {
     uint64_t changed_bytes = 0;  // whole clusters
     uint64_t log_bytes = 0;
+    // Where in staging the next write goes, in bytes: what is written later lies behind it, as long as there is
+    // anything to commit.
+    uint64_t staged_end = 0;
   };
   virtual Stats GetStats() const = 0;
 };

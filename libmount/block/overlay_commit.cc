@@ -99,9 +99,15 @@ absl::Status WriteSnapshot(const OverlayDevice::Snapshot& snapshot, ContainerWri
                            OperationMonitor& monitor) {
   std::vector<char> buffer(kPiece);
   ProgressUpdate progress{Phase::kCommitting, 0, snapshot.bytes()};
+  bool halfway = false;
   for (const OverlayDevice::Run& run : snapshot.runs()) {
     if (absl::Status status = WriteRun(snapshot, run, writer, buffer, progress, monitor); !status.ok()) return status;
+    if (!halfway && progress.bytes_done >= snapshot.bytes() / 2) {
+      halfway = true;
+      TestSeam("overlay-commit-halfway");
+    }
   }
+  TestSeam("overlay-commit-unfinished");
   return writer.Finish();
 }
 

@@ -29,10 +29,16 @@ absl::StatusOr<std::unique_ptr<NtfsTree>> NtfsTree::OpenForWriting(WritableBlock
 }
 
 absl::Status NtfsTreeImpl::Init() {
-  if (resumed_) return absl::OkStatus();
-  if (int error = RemoveOrphans()) {
+  int error = 0;
+  if (resumed_) {
+    absl::MutexLock lock(&library_mutex());
+    error = FindOrphans();
+  } else {
+    error = RemoveUnlinked();
+  }
+  if (error != 0) {
     return MakeErrnoError(Reason::kOutOfResources, error,
-                          "cannot remove the files that were open when they were removed");
+                          "cannot see to the files that were open when they were removed");
   }
   return absl::OkStatus();
 }
@@ -92,6 +98,7 @@ ErrnoOr<uint64_t> NtfsTreeImpl::ChangeLocked(const Request& request, Operation o
     listings_.Clear();
     inherited_.clear();
     volume_->Remount();
+    FindOrphans();  // where it fails, so does all else
   }
   return Errno(error);
 }
@@ -110,22 +117,35 @@ bool IsOrphanName(std::string_view utf16) {
   return true;
 }
 
-int NtfsTreeImpl::RemoveOrphans() {
+ErrnoOr<std::vector<NtfsTreeImpl::Orphan>> NtfsTreeImpl::ListOrphans() const {
+  ErrnoOr<Inode> root = OpenFile(kRootNode);
+  if (!root.ok()) return Errno(root.error());
+  ErrnoOr<DirectoryIndex> index = DirectoryIndex::Open(root->get());
+  if (!index.ok()) return Errno(index.error());
+  std::vector<Orphan> orphans;
+  const int error = index->VisitAll([&](const DirectoryIndex::Entry& entry) {
+    if (IsOrphanName(entry.name)) orphans.emplace_back(entry.file, std::string(entry.name));
+    return true;
+  });
+  if (error != 0) return Errno(error);
+  return orphans;
+}
+
+int NtfsTreeImpl::FindOrphans() {
+  ErrnoOr<std::vector<Orphan>> found = ListOrphans();
+  if (!found.ok()) return found.error();
+  orphans_.clear();
+  for (const auto& [file, name] : *found) orphans_.insert(NodeOf(file));
+  return 0;
+}
+
+int NtfsTreeImpl::RemoveUnlinked() {
+  if (read_only()) return 0;
   absl::WriterMutexLock data_lock(&data_mutex_);
   absl::MutexLock lock(&library_mutex());
-  std::vector<std::pair<FileReference, std::string>> orphans;
-  {
-    ErrnoOr<Inode> root = OpenFile(kRootNode);
-    if (!root.ok()) return root.error();
-    ErrnoOr<DirectoryIndex> index = DirectoryIndex::Open(root->get());
-    if (!index.ok()) return index.error();
-    const int error = index->VisitAll([&](const DirectoryIndex::Entry& entry) {
-      if (IsOrphanName(entry.name)) orphans.emplace_back(entry.file, std::string(entry.name));
-      return true;
-    });
-    if (error != 0) return error;
-  }
-  for (const auto& [file, name] : orphans) {
+  ErrnoOr<std::vector<Orphan>> found = ListOrphans();
+  if (!found.ok()) return found.error();
+  for (const auto& [file, name] : *found) {
     ErrnoOr<uint64_t> done =
         ChangeLocked({}, Operation::kInternal,
                      [&, file = file, name = name](bool& changing) ABSL_NO_THREAD_SAFETY_ANALYSIS -> ErrnoOr<uint64_t> {
@@ -134,6 +154,8 @@ int NtfsTreeImpl::RemoveOrphans() {
                      });
     // One that is damaged stays; it does no harm.
     if (!done.ok() && done.error() != EIO) return done.error();
+    orphans_.erase(NodeOf(file));
+    maps_.Remove(NodeOf(file));
   }
   return 0;
 }

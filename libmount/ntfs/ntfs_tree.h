@@ -54,6 +54,10 @@ class NtfsTree : public WritableTree {
   // The volume's name, in WTF-8. Thread-safe.
   virtual std::string label() const = 0;
 
+  // Removes the files that have no names and were kept since somebody had them open: nobody has any more. 0 or an
+  // errno: ENOSPC and others, then some are left.
+  virtual int RemoveUnlinked() = 0;
+
   // The caches' budget in bytes. Shrinking frees at once. Thread-safe.
   virtual void SetCacheBudget(size_t bytes) = 0;
 

@@ -95,6 +95,7 @@ class NtfsTreeImpl final : public NtfsTree {
 
   bool read_only() const override { return device_ == nullptr; }
   std::string label() const override;
+  int RemoveUnlinked() override;
   void SetCacheBudget(size_t bytes) override;
   Stats GetStats() const override;
 
@@ -167,7 +168,10 @@ class NtfsTreeImpl final : public NtfsTree {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex(), data_mutex_);
   // The name, in the root, of a file without names.
   static std::u16string OrphanName(FileReference file);
-  int RemoveOrphans() ABSL_LOCKS_EXCLUDED(volume_->mutex(), data_mutex_);
+  using Orphan = std::pair<FileReference, std::string>;  // with that name, in UTF-16LE
+  ErrnoOr<std::vector<Orphan>> ListOrphans() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
+  // What this process does not know of them: those of the one before, and not those of a change that was given up.
+  int FindOrphans() ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
 
   // --- ntfs_names.cc
   ErrnoOr<NodeAttributes> Made(const ErrnoOr<uint64_t>& result) const;

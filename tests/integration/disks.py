@@ -6,12 +6,15 @@
 """
 
 import os
+import struct
+import uuid
 
 import ntfs_volume
 from ntfs_volume import run
 
 MIB = 1 << 20
 VOLUME_MIB = 256
+VHD_BLOCK = 2 * MIB
 FORMATS = {
     "disk-fixed.vhd": ("vpc", "subformat=fixed,force_size=on"),
     "disk-dynamic.vhd": ("vpc", "subformat=dynamic,force_size=on"),
@@ -59,6 +62,55 @@ def convert(raw, target):
         ".vhd": ("vpc", "subformat=dynamic,force_size=on"), ".vhdx": ("vhdx", "subformat=dynamic"),
     }[os.path.splitext(target)[1]]
     run("qemu-img", "convert", "-f", "raw", "-O", kind, "-o", options, raw, target)
+
+
+def partition(raw, offset, mib, target):
+    """The volume at `offset` of a raw disk, into a file of its own."""
+    run("dd", f"if={raw}", f"of={target}", "bs=1M", f"skip={offset // MIB}", f"count={mib}", "conv=sparse", "status=none")
+
+
+def _vhd_checksum(data, at):
+    return struct.pack(">I", ~sum(data[:at] + data[at + 4:]) & 0xFFFFFFFF)
+
+
+def make_child(parent, child):
+    """A differencing VHD without anything of its own, that stands on the dynamic or fixed VHD beside it."""
+    with open(parent, "rb") as file:
+        file.seek(-512, os.SEEK_END)
+        footer = bytearray(file.read(512))
+    size, = struct.unpack_from(">Q", footer, 48)
+    parent_id, name = bytes(footer[68:84]), os.path.basename(parent)
+    struct.pack_into(">Q", footer, 16, 512)  # where the dynamic header is
+    struct.pack_into(">I", footer, 60, 4)    # differencing
+    footer[68:84] = uuid.uuid4().bytes
+    footer[64:68] = _vhd_checksum(footer, 64)
+    entries, locator = -(-size // VHD_BLOCK), (".\\" + name).encode("utf-16-le")
+    table_at = 512 + 1024 + 512
+    header = bytearray(1024)
+    struct.pack_into(">8sQQIII", header, 0, b"cxsparse", 2**64 - 1, table_at, 0x10000, entries, VHD_BLOCK)
+    header[40:56] = parent_id
+    header[64:64 + 2 * len(name)] = name.encode("utf-16-be")
+    struct.pack_into(">4sIIIQ", header, 576, b"W2ru", 512, len(locator), 0, 512 + 1024)
+    header[36:40] = _vhd_checksum(header, 36)
+    with open(child, "wb") as file:
+        file.write(footer + header + locator.ljust(512, b"\0") + b"\xff" * (-(-entries * 4 // 512) * 512) + footer)
+
+
+def flatten_child(parent_raw, child):
+    """Lays the sectors of a differencing VHD over its parent's, a raw file."""
+    with open(child, "rb") as file, open(parent_raw, "r+b") as raw:
+        file.seek(512 + 16)
+        table_at, _, entries, block = struct.unpack(">QIII", file.read(20))
+        file.seek(table_at)
+        for number, sector in enumerate(struct.unpack(f">{entries}I", file.read(4 * entries))):
+            if sector == 0xFFFFFFFF:
+                continue
+            file.seek(sector * 512)
+            bitmap, data = file.read(-(-block // 512 // 8 // 512) * 512), file.read(block)
+            for i in range(block // 512):
+                if bitmap[i // 8] >> (7 - i % 8) & 1:
+                    raw.seek(number * block + i * 512)
+                    raw.write(data[i * 512:(i + 1) * 512])
 
 
 def make_volume(path, mib, fill=None, label=None):

@@ -276,6 +276,36 @@ TEST_F(Paths, DrivesFromTheConfigurationComeAfterTheVariable) {
   EXPECT_THAT(Translate("Y:\\a"), HasSubstr("refused"));
 }
 
+TEST_F(Paths, OtherDrivesHaveADirectoryOfTheirOwn) {
+  const std::string drives = directory_ + "/drives";
+  setenv("DISMD_DRIVES", ("C:=/srv/c;*:=" + drives).c_str(), 1);
+  EXPECT_EQ(Translate("C:\\a"), "/srv/c/a");
+  EXPECT_EQ(Translate("x:\\Windows"), drives + "/X/Windows");
+  EXPECT_EQ(Translate("X:"), drives + "/X");
+  EXPECT_FALSE(std::filesystem::exists(drives));
+}
+
+TEST_F(Paths, ADiskMountsToADriveLetter) {
+  const std::string drives = directory_ + "/drives", own = directory_ + "/own";
+  setenv("DISMD_DRIVES", ("Y:=" + own + ";*:=" + drives).c_str(), 1);
+  auto mounted_at = [](std::string_view path, std::string_view image) {
+    std::string absolute;
+    CallStatus status = TranslateMountPoint(path, image, &absolute);
+    return status.ok() ? absolute : "refused: " + status.message();
+  };
+  // A WIM is mounted to a directory that is there.
+  EXPECT_EQ(mounted_at("X:", "/a.wim"), drives + "/X");
+  EXPECT_EQ(mounted_at("X:\\dir", "/a.vhdx"), drives + "/X/dir");
+  EXPECT_FALSE(std::filesystem::exists(drives));
+  EXPECT_EQ(mounted_at("X:", "/a.vhdx"), drives + "/X");
+  EXPECT_TRUE(std::filesystem::is_directory(drives + "/X"));
+  EXPECT_EQ(mounted_at("x:\\", "/a.vhdx"), drives + "/X");  // there already
+  EXPECT_EQ(mounted_at("y:\\", "/A.VHD"), own);
+  EXPECT_TRUE(std::filesystem::is_directory(own));
+  std::ofstream(drives + "/Z") << "in the way";
+  EXPECT_THAT(mounted_at("Z:", "/a.vhd"), HasSubstr("refused: Z:: cannot make"));
+}
+
 TEST_F(Paths, ADirectoryThatHasGone) {
   const std::string gone = directory_ + "/gone";
   ASSERT_EQ(mkdir(gone.c_str(), 0755), 0);

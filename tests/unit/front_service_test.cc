@@ -39,8 +39,9 @@ TEST_F(FrontService, MountsListsAndUnmounts) {
   EXPECT_EQ(mounts[0].owner_uid(), kAnna);
   EXPECT_EQ(mounts[0].status(), v1::MOUNT_STATUS_OK);
   EXPECT_EQ(mounts[0].worker_pid(), 4711);
+  internal::RegistryRecord record;
   v1::Mount recorded;
-  ASSERT_TRUE(recorded.ParseFromString(broker_.record(1)));
+  ASSERT_TRUE(record.ParseFromString(broker_.record(1)) && recorded.ParseFromString(record.mount()));
   EXPECT_EQ(recorded.mount_id(), mounts[0].mount_id());
 
   // Progress never goes backwards, and is complete only at the end.
@@ -257,7 +258,7 @@ TEST_F(FrontService, MountsOfAFrontBeforeAreKnownAgain) {
   known.mutable_known_slot()->set_mount_path("/home/old");
   known.mutable_known_slot()->set_read_only(true);
   known.mutable_known_slot()->set_worker_pid(12);
-  known.mutable_known_slot()->set_registry_record(record.SerializeAsString());
+  known.mutable_known_slot()->set_registry_record(RecordOf(record, {}));
   Events events(service_, Of(kAnna));
   events.Next();
   auto ends = Channel::CreatePair();

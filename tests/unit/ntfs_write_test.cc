@@ -330,6 +330,8 @@ TEST_F(NtfsWriteTest, AfterARecoveryRemovedFilesLiveUntilTheNextMount) {
   device_->Die();
   tree = &Open(/*resumed=*/true);
   EXPECT_EQ(ReadAll(*tree, open), "1");
+  EXPECT_EQ(tree->GetAttributes(open)->link_count, 0u);
+  EXPECT_EQ(tree->MakeLink({}, open, kRootNode, "x").error(), ENOENT);
   EXPECT_EQ(tree->Unlink({}, kRootNode, "later"), 0);
   EXPECT_EQ(ReadAll(*tree, later), "2");
   EXPECT_THAT(List(*tree, kRootNode), IsEmpty());
@@ -337,6 +339,24 @@ TEST_F(NtfsWriteTest, AfterARecoveryRemovedFilesLiveUntilTheNextMount) {
   tree = &Open(/*resumed=*/false);
   EXPECT_EQ(tree->GetAttributes(open).error(), ENOENT);
   EXPECT_EQ(tree->GetAttributes(later).error(), ENOENT);
+  CheckVolume();
+}
+
+TEST_F(NtfsWriteTest, RemovedFilesGoWhenNobodyCanHaveThemOpenAnyMore) {
+  NtfsTree* tree = &Open();
+  const NodeId open = File("open", "1");
+  const NodeId stays = File("stays", "2");
+  tree->Open(open);
+  tree->Unlink({}, kRootNode, "open");
+  device_->Die();
+  tree = &Open(/*resumed=*/true);
+  tree->Release(open);  // of an Open before the recovery
+  EXPECT_EQ(ReadAll(*tree, open), "1");
+  EXPECT_EQ(tree->RemoveUnlinked(), 0);
+  EXPECT_EQ(tree->GetAttributes(open).error(), ENOENT);
+  EXPECT_EQ(tree->RemoveUnlinked(), 0);
+  EXPECT_EQ(ReadAll(*tree, stays), "2");
+  EXPECT_THAT(List(*tree, kRootNode), UnorderedElementsAre("stays"));
   CheckVolume();
 }
 

@@ -79,6 +79,22 @@ TEST_F(OverlayTest, WritesOfAnyPlaceAndLengthAreReadBackAndTheDiskBeneathIsNot) 
   EXPECT_EQ(Content(*Open()), model);
 }
 
+TEST_F(OverlayTest, WhatIsWrittenLaterLiesBehind) {
+  std::unique_ptr<OverlayDevice> device = Open();
+  EXPECT_EQ(device->GetStats().staged_end, 0u);
+  ASSERT_EQ(device->Write(0, "first"), 0);
+  ASSERT_EQ(device->Write(kCluster, "second"), 0);
+  const uint64_t end = device->GetStats().staged_end;
+  device = nullptr;
+  device = Open();
+  EXPECT_EQ(device->GetStats().staged_end, end);
+  ASSERT_EQ(device->Write(0, "again"), 0);
+  EXPECT_EQ(device->GetStats().changed_bytes, 2 * kCluster);
+  EXPECT_GT(device->GetStats().staged_end, end);
+  device = nullptr;
+  EXPECT_GT(Open()->GetStats().staged_end, end);
+}
+
 TEST_F(OverlayTest, AGroupIsThereWithItsEndAndNotBefore) {
   std::unique_ptr<OverlayDevice> device = Open();
   const std::string before = Content(*device);

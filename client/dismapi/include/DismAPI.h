@@ -22,7 +22,8 @@
  *
  * PATHS      POSIX paths as they are; C:\dir\file through a drive map: DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or a section
  *            [drives] with lines "C: = /srv/c" in ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. Relative
- *            paths start at the current directory.
+ *            paths start at the current directory. "*:=/srv/drives" is for all other letters: a VHD(X) may be mounted to a
+ *            free one, L"X:", which is the directory /srv/drives/X then, and made.
  * SERVICE    DISMD_ADDRESS=unix:PATH, else the user's own service ($XDG_RUNTIME_DIR/dismd/dismd.sock), else the
  *            system's (/run/dismd/dismd.sock). No privileges are needed: a caller needs read access to the image and
  *            owns the mount point.
