@@ -128,7 +128,7 @@ run_ctest() {
 }
 
 # What takes whole images apart has the most to be found in.
-long_fuzzers='^(wim_metadata|wim_xml|wim_file|resource_reader)_fuzzer$'
+long_fuzzers='^(wim_metadata|wim_xml|wim_file|resource_reader|disk_image)_fuzzer$'
 
 fuzz_one() { # TARGET
   local target=$1 name=${1##*/} work seconds=$((fuzz_seconds / 3))

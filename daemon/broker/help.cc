@@ -8,7 +8,8 @@ const char* HelpText() {
   return R"(dismd - mounts Windows images (WIM) for the programs of this machine
 
 SYNOPSIS
-  dismd [--socket PATH] [--state-dir DIR] [--user NAME] [--grace SECONDS] [--verbose]
+  dismd [--socket PATH] [--state-dir DIR] [--user NAME] [--parents DIR]... [--grace SECONDS]
+        [--verbose]
   dismd --help | --version
 
 WHAT IT DOES
@@ -28,6 +29,8 @@ OPTIONS
                      Default: /var/lib/dismd; not as root: $XDG_STATE_HOME/dismd, else ~/.local/state/dismd
   --user NAME        The user that dismd-front runs as. Default: dismd where that user exists, else uid and gid 65521,
                      which own no files. Only as root.
+  --parents DIR      Where parents of differencing disks are looked for when they are not beneath the disk's own directory;
+                     may be given several times. They are opened with the rights of who mounts the disk.
   --grace SECONDS    How long to wait, when stopping, for mounts that are in use. Default: 10
   --foreground       Accepted, and without effect: dismd never goes into the background.
   --verbose          Log more.

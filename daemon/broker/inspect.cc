@@ -232,13 +232,18 @@ void ResolvePathAs(const internal::Identity& caller, const std::string& path, co
   answer->mutable_resolved()->set_slot_id(OwnMountAt(*position, own_mounts));
 }
 
-void OpenSiblingAs(const internal::Identity& caller, int image_directory, const std::string& name,
+void OpenSiblingAs(const internal::Identity& caller, int image_directory,
+                   const std::vector<std::string>& other_directories, const std::string& name,
                    internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors) {
   absl::Status became = BecomeCaller(caller);
   if (!became.ok()) return SetError(became, answer->mutable_error());
   // A link may lead to another file beneath the same directory, as a link does for an image; not out of it, since the
   // name comes from a worker, and what a worker says may be the image's doing.
   UniqueFd found = OpenAt2(image_directory, name.c_str(), O_PATH, RESOLVE_BENEATH);
+  for (size_t i = 0; !found && errno == ENOENT && i < other_directories.size(); ++i) {
+    UniqueFd directory = OpenAt2(AT_FDCWD, other_directories[i].c_str(), O_PATH | O_DIRECTORY);
+    if (directory) found = OpenAt2(directory.get(), name.c_str(), O_PATH, RESOLVE_BENEATH);
+  }
   struct stat attributes;
   if (!found || fstat(found.get(), &attributes) != 0) {
     Reason reason = errno == ENOENT ? Reason::kImageNotFound : Reason::kAccessDenied;

@@ -29,8 +29,10 @@ void InspectPathsAs(const internal::Identity& caller, const internal::InspectPat
 void ResolvePathAs(const internal::Identity& caller, const std::string& path, const std::vector<OwnMount>& own_mounts,
                    internal::ResolveAnswer* answer);
 
-// `image_directory` is a descriptor of the directory that holds the slot's image.
-void OpenSiblingAs(const internal::Identity& caller, int image_directory, const std::string& name,
+// `image_directory` is a descriptor of the directory that holds the slot's image. What is not there is looked for in
+// `other_directories`, in order.
+void OpenSiblingAs(const internal::Identity& caller, int image_directory,
+                   const std::vector<std::string>& other_directories, const std::string& name,
                    internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors);
 
 // The directory that holds what `fd` refers to, and its name there; invalid if they do not belong together any more.

@@ -55,6 +55,8 @@ absl::Status SetOption(BrokerOptions* options, std::string_view name, const std:
     options->state_dir = value;
   } else if (name == "--user") {
     options->front_user = value;
+  } else if (name == "--parents") {
+    options->parent_directories.push_back(value);
   } else if (name == "--grace") {
     if (!absl::SimpleAtoi(value, &number) || number < 0 || number > kMaxGrace.count()) {
       return absl::InvalidArgumentError(
@@ -112,9 +114,11 @@ absl::StatusOr<ParsedOptions> ParseOptions(absl::Span<const char* const> argumen
   }
   absl::Status defaults = SetDefaults(&parsed.options, environment);
   if (!defaults.ok()) return defaults;
-  for (const std::string* path : {&parsed.options.socket_path, &parsed.options.state_dir}) {
-    if (!path->starts_with('/')) {
-      return absl::InvalidArgumentError(absl::StrCat("not an absolute path: \"", *path, "\""));
+  std::vector<std::string> paths = parsed.options.parent_directories;
+  paths.insert(paths.end(), {parsed.options.socket_path, parsed.options.state_dir});
+  for (const std::string& path : paths) {
+    if (!path.starts_with('/')) {
+      return absl::InvalidArgumentError(absl::StrCat("not an absolute path: \"", path, "\""));
     }
   }
   if (rootless && !parsed.options.front_user.empty()) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -24,7 +25,8 @@ inline constexpr std::chrono::seconds kMaxGrace{3600};
 struct BrokerOptions {
   std::string socket_path;
   std::string state_dir;
-  std::string front_user;  // empty: the user "dismd" where there is one, else kFrontUid
+  std::string front_user;                       // empty: the user "dismd" where there is one, else kFrontUid
+  std::vector<std::string> parent_directories;  // where parents of differencing disks may lie, too
   std::chrono::milliseconds grace = kDefaultGrace;
   std::chrono::milliseconds path_deadline = kDefaultPathDeadline;
   std::string front_program;   // empty: found beside dismd or in libexec

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/broker/errors.h"
 #include "daemon/broker/kernel.h"
@@ -22,6 +23,14 @@ using libmount::MakeError;
 using libmount::Reason;
 using libmount::Severity;
 using libmount::UniqueFd;
+
+namespace {
+
+bool IsDisk(const std::string& image_path) {
+  return absl::EndsWithIgnoreCase(image_path, ".vhd") || absl::EndsWithIgnoreCase(image_path, ".vhdx");
+}
+
+}  // namespace
 
 void Slots::Unmount(Slot* slot, bool detach, UnmountDone done) {
   UnmountRequest request;
@@ -236,8 +245,8 @@ void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
   internal::BrokerToWorker message;
   internal::OpenedSibling* opened = message.mutable_opened_sibling();
   opened->set_request_id(request.request_id());
-  // The worker may be under an image's control: it gets files beneath its image's directory, that its user
-  // can read, and no others.
+  // The worker may be under an image's control: it gets files beneath its image's directory (a disk's, also beneath
+  // those that --parents names) that its user can read, and no others.
   absl::Status allowed;
   if (!IsPlainPath(request.name())) allowed = MakeError(Reason::kInvalidPath, "not a plain path");
   if (!slot->image_directory) allowed = MakeError(Reason::kAccessDenied, "the image's directory cannot be entered");
@@ -256,9 +265,11 @@ void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
   // A copy: the slot may be released while the child waits its turn.
   auto directory = std::make_shared<UniqueFd>(slot->image_directory.Duplicate());
   job.keep = {directory->get()};
-  job.work = [owner = slot->owner, directory, name = request.name(), answer](google::protobuf::MessageLite*,
-                                                                             std::vector<int>* fds) {
-    OpenSiblingAs(owner, directory->get(), name, answer.get(), fds);
+  std::vector<std::string> others;
+  if (IsDisk(slot->record.image_path())) others = options_->parent_directories;
+  job.work = [owner = slot->owner, directory, others, name = request.name(), answer](google::protobuf::MessageLite*,
+                                                                                     std::vector<int>* fds) {
+    OpenSiblingAs(owner, directory->get(), others, name, answer.get(), fds);
   };
   job.done = [this, id = slot->id, directory, message, answer, name = request.name()](ChildOutcome outcome) {
     Slot* asking = Find(id);

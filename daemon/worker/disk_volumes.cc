@@ -17,20 +17,45 @@ using libmount::MakeError;
 using libmount::Reason;
 using libmount::VolumeKind;
 
-DiskVolume LookAt(const libmount::BlockDevice& disk, libmount::PartitionInfo partition) {
+// What lies behind a partition's start and is no other's.
+uint64_t RoomFor(const libmount::PartitionInfo& partition, const libmount::Partitions& all, uint64_t disk_size) {
+  uint64_t end = disk_size;
+  for (const libmount::PartitionInfo& other : all.partitions) {
+    if (other.offset > partition.offset) end = std::min(end, other.offset);
+  }
+  return end - partition.offset;
+}
+
+// A volume may reach beyond its partition's end: tools that are told where it begins, and not where it ends, make it as
+// large as the rest of the disk. Where nothing else is there, it is taken for as large as it says.
+void Extend(std::string_view boot, uint64_t room, libmount::PartitionInfo* partition) {
+  auto geometry = libmount::ParseBootSector(boot, room);
+  if (!geometry.ok()) return;
+  const uint64_t with_copy_of_boot_sector = (geometry->sectors + 1) * geometry->sector_size;
+  partition->size = std::max(partition->size, std::min(room, with_copy_of_boot_sector));
+}
+
+// Of an NTFS volume: its name, and whether there is a Windows on it.
+void LookInside(const libmount::BlockDevice& disk, DiskVolume* volume) {
+  libmount::PartitionDevice device(&disk, volume->partition.offset, volume->partition.size);
+  auto tree = libmount::NtfsTree::Open(&device, {});
+  if (!tree.ok()) return;
+  volume->has_windows = libmount::HasWindows(**tree);
+  volume->label = (*tree)->label();
+}
+
+DiskVolume LookAt(const libmount::BlockDevice& disk, libmount::PartitionInfo partition, uint64_t room) {
   DiskVolume volume;
   volume.partition = std::move(partition);
   std::string boot(libmount::kBootSectorSize, '\0');
   if (volume.partition.size < boot.size()) return volume;
   volume.unreadable = disk.Read(volume.partition.offset, absl::MakeSpan(boot)) != 0;
-  if (!volume.unreadable) volume.kind = libmount::IdentifyVolume(boot);
+  if (volume.unreadable) return volume;
+  volume.kind = libmount::IdentifyVolume(boot);
+  if (volume.kind != VolumeKind::kNtfs) return volume;
+  Extend(boot, room, &volume.partition);
+  LookInside(disk, &volume);
   return volume;
-}
-
-bool LooksLikeWindows(const libmount::BlockDevice& disk, const libmount::PartitionInfo& partition) {
-  libmount::PartitionDevice device(&disk, partition.offset, partition.size);
-  auto tree = libmount::NtfsTree::Open(&device, {});
-  return tree.ok() && libmount::HasWindows(**tree);
 }
 
 bool IsRecovery(const DiskVolume& volume) {
@@ -54,10 +79,8 @@ absl::StatusOr<DiskVolumes> DiskVolumes::Read(const libmount::BlockDevice& disk)
   absl::StatusOr<libmount::Partitions> partitions = libmount::ReadPartitions(disk);
   if (!partitions.ok()) return partitions.status();
   std::vector<DiskVolume> volumes;
-  for (libmount::PartitionInfo& partition : partitions->partitions) {
-    volumes.push_back(LookAt(disk, std::move(partition)));
-    DiskVolume& volume = volumes.back();
-    volume.has_windows = volume.kind == VolumeKind::kNtfs && LooksLikeWindows(disk, volume.partition);
+  for (const libmount::PartitionInfo& partition : partitions->partitions) {
+    volumes.push_back(LookAt(disk, partition, RoomFor(partition, *partitions, disk.size())));
   }
   return DiskVolumes(partitions->table, partitions->is_dynamic_disk, std::move(volumes));
 }
@@ -130,6 +153,7 @@ std::string DiskVolumes::List() const {
     absl::StrAppend(&list, ": ", SizeText(volume.partition.size), ", ",
                     volume.unreadable ? "unreadable" : std::string(libmount::VolumeKindName(volume.kind)));
     if (!volume.partition.type.empty()) absl::StrAppend(&list, " (", volume.partition.type, ")");
+    if (!volume.label.empty()) absl::StrAppend(&list, ", \"", volume.label, "\"");
     if (volume.has_windows) absl::StrAppend(&list, ", with a Windows");
   }
   return list;
@@ -145,6 +169,7 @@ void DiskVolumes::Describe(internal::DiskInfo* info) const {
     partition->set_size(volume.partition.size);
     partition->set_type(volume.partition.type);
     partition->set_file_system(FileSystemText(volume.kind));
+    partition->set_label(volume.label);
     partition->set_has_windows(volume.has_windows);
     partition->set_is_default(chosen.ok() && *chosen == &volume);
   }

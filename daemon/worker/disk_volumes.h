@@ -21,8 +21,9 @@
 namespace dismd {
 
 struct DiskVolume {
-  libmount::PartitionInfo partition;
+  libmount::PartitionInfo partition;  // its size: the volume's, where that reaches further and nothing else is there
   libmount::VolumeKind kind = libmount::VolumeKind::kUnknown;
+  std::string label;         // of an NTFS volume
   bool has_windows = false;  // a directory \Windows
   bool unreadable = false;   // not even its first sector
 };

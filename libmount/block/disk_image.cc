@@ -84,7 +84,7 @@ class ChainOpener {
     if (!refused.ok()) return refused;
     return MakeError(Reason::kPartMissing,
                      absl::StrFormat("%s is a differencing disk, and its parent was not found beneath its directory "
-                                     "(looked for %s); put the parent there",
+                                     "(looked for %s); put it there, or into a directory that dismd's --parents names",
                                      child.info().name, paths.empty() ? "nothing" : absl::StrJoin(paths, ", ")));
   }
 

@@ -335,6 +335,12 @@ struct statvfs NtfsTreeImpl::FileSystemStats() const {
   return stats;
 }
 
+std::string NtfsTreeImpl::label() const {
+  absl::MutexLock lock(&library_mutex());
+  const ntfs_volume* raw = volume_->raw();
+  return raw == nullptr || raw->vol_name == nullptr ? std::string() : std::string(raw->vol_name);
+}
+
 void NtfsTreeImpl::SetCacheBudget(size_t bytes) {
   listings_.SetBudget(ListingShare(bytes));
   maps_.SetBudget(bytes - ListingShare(bytes));

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "libmount/block/block_device.h"
@@ -49,6 +50,9 @@ class NtfsTree : public WritableTree {
                                                                   bool resumed, const NtfsTreeOptions& options);
 
   virtual bool read_only() const = 0;
+
+  // The volume's name, in WTF-8. Thread-safe.
+  virtual std::string label() const = 0;
 
   // Removes the files that have no names and were kept since somebody had them open: nobody has any more. 0 or an
   // errno: ENOSPC and others, then some are left.

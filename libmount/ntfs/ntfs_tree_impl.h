@@ -94,6 +94,7 @@ class NtfsTreeImpl final : public NtfsTree {
   int Sync() override;
 
   bool read_only() const override { return device_ == nullptr; }
+  std::string label() const override;
   int RemoveUnlinked() override;
   void SetCacheBudget(size_t bytes) override;
   Stats GetStats() const override;

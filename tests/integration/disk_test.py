@@ -5,6 +5,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import threading
 import unittest
@@ -12,9 +13,10 @@ import unittest
 import content_test
 import disks
 import ntfs_volume
+import registry_hive
 from disks import BASIC, EFI, MIB, RECOVERY
 from dismd_client import Caller, RpcFailure
-from dismd_service import ServiceTestCase
+from dismd_service import Service, ServiceTestCase
 from processes import wait_until
 from tree_listing import link_groups, list_tree
 
@@ -87,6 +89,32 @@ class ContentTest(DiskTestCase):
 
     def test_small_blocks(self):
         self.check("disk-dynamic-1m.vhdx")
+
+    def test_encrypted_files(self):
+        """As they lie there, in the form that ntfs-3g calls efs_raw: nobody here has their keys."""
+
+        def fill(root):
+            os.mkdir(os.path.join(root, "directory"))
+            for name, sectors, padding in (("small", 1, 500), ("directory/large", 300, 100), ("whole", 4, 0)):
+                path = os.path.join(root, name)
+                # Whole sectors, and how many bytes of the last one do not count.
+                ntfs_volume.write(path, os.urandom(sectors * 512) + struct.pack("<H", padding))
+                os.setxattr(path, "system.ntfs_efsinfo", struct.pack("<4I60x", 76, 0, 2, 1))
+
+        disks.make_volume(self.path("volume"), 8)
+        with ntfs_volume.mounted(self.path("volume")) as mounted:
+            fill(mounted)
+        self.client.mount(self.make_vhdx(((BASIC, 8, self.path("volume")),)), self.root)
+        ours = list_tree(self.root)
+        with ntfs_volume.mounted(self.path("volume"), "ro") as mounted:
+            self.assertTrue(struct.unpack("<I", os.getxattr(f"{mounted}/small", "system.ntfs_attrib"))[0] & 0x4000)
+            theirs = list_tree(mounted)
+            for path, entry in theirs.items():
+                # ntfs-3g lists it under this name, and answers to ours.
+                keys = entry.streams.pop(b"user.ntfs.efsinfo", None)
+                if entry.kind == "file":
+                    self.assertEqual(os.getxattr(os.path.join(os.fsencode(self.root), path), "system.ntfs_efsinfo"), keys)
+            self.compare_all(ours, theirs)
 
     def test_links_lead_inside(self):
         self.client.mount(self.image("disk-dynamic.vhdx"), self.root)
@@ -167,6 +195,20 @@ class VolumeTest(DiskTestCase):
         self.assertEqual(self.refused(image, partition=2).reason, "UNSUPPORTED_VOLUME")
         self.assertEqual(self.client.mount(image, self.root, partition=3)["partition"], 3)
         self.assertEqual(os.listdir(self.root), ["two.txt"])
+
+    def test_a_volume_that_reaches_beyond_its_partition(self):
+        """As mkntfs makes it on a loop device that is told where the partition begins, and not where it ends."""
+        volume = self.volume("volume", "file.txt")
+        raw = self.path("made.raw")
+        disks.make_disk(raw, ((BASIC, 7, volume),), size_mib=9)
+        disks.convert(raw, self.path("beyond.vhdx"))
+        self.client.mount(self.path("beyond.vhdx"), self.root)
+        self.assertEqual(os.listdir(self.root), ["file.txt"])
+        self.client.unmount(self.root)
+        # Not where that is another's.
+        disks.make_disk(raw, ((BASIC, 7, volume), (BASIC, 4, None)))
+        disks.convert(raw, self.path("overlap.vhdx"))
+        self.assertEqual(self.refused(self.path("overlap.vhdx"), partition=1).reason, "BAD_IMAGE_FORMAT")
 
     def test_mbr_and_no_table(self):
         volume = self.volume("volume", "file.txt")
@@ -262,6 +304,7 @@ class InfoTest(DiskTestCase):
         kinds = [(p["number"], p["type"], p.get("file_system", "")) for p in info["disk"]["partitions"]]
         self.assertEqual(kinds, [(1, "EFI system", "FAT"), (2, "Microsoft reserved", ""), (3, "basic data", "NTFS")])
         self.assertTrue(info["disk"]["partitions"][2]["is_default"])
+        self.assertEqual(info["disk"]["partitions"][2]["label"], "Windows")
         self.assertEqual(info["images"][0]["image_type"], "IMAGE_TYPE_VHD")
         self.assertEqual(int(file["virtual_size"]), int(info["images"][0]["image_size"]))
 
@@ -270,6 +313,40 @@ class InfoTest(DiskTestCase):
         info = self.info(image)
         self.assertEqual(len(info["images"]), 1)
         self.assertNotIn("is_default", info["disk"]["partitions"][0])
+
+    def test_of_the_windows_on_a_volume(self):
+        """Its version and edition, out of its registry: in the answer, by dismctl, and by DismGetImageInfo (dism)."""
+        software = {"Microsoft": {"Windows NT": {"CurrentVersion": {
+            "ProductName": "Windows 11 Pro", "EditionID": "Professional", "InstallationType": "Client",
+            "CurrentMajorVersionNumber": 10, "CurrentMinorVersionNumber": 0, "CurrentBuildNumber": "22631", "UBR": 3007,
+            "BuildLabEx": "22621.1.amd64fre.ni_release.220506-1250"}}}}
+        system = {"Select": {"Current": 1}, "ControlSet001": {"Control": {
+            "ProductOptions": {"ProductType": "WinNT"}, "MUI": {"UILanguages": {"de-DE": {}, "en-US": {}}}}}}
+
+        def fill(root):
+            config = os.path.join(root, "Windows/System32/config")
+            os.makedirs(config)
+            ntfs_volume.write(os.path.join(config, "SOFTWARE"), registry_hive.build(software))
+            ntfs_volume.write(os.path.join(config, "SYSTEM"), registry_hive.build(system))
+
+        disks.make_volume(self.path("windows"), 8, fill, label="System drive")
+        for name in ("windows.vhdx", "windows.vhd"):
+            image = self.make_vhdx(((EFI, 2, None), (BASIC, 8, self.path("windows"))), name=name)
+            info, = self.info(image)["images"]
+            wanted = {"product_name": "Windows 11 Pro", "edition_id": "Professional", "installation_type": "Client",
+                      "product_type": "WinNT", "major_version": 10, "build": 22631, "service_pack_build": 3007,
+                      "architecture": 9, "languages": ["de-DE", "en-US"], "system_root": "WINDOWS"}
+            self.assertEqual({key: info.get(key) for key in wanted}, wanted)
+            text = self.command("dismctl", "--address", self.service.address, "info", image)
+            for row in ("Windows 11 Pro", "Professional", "10.0.22631.3007", "System drive", "Windows, mounted by default"):
+                self.assertIn(row, text)
+            text = self.command("dism", "/English", "/Get-ImageInfo", f"/ImageFile:{image}", "/Index:1")
+            for row in ("Version : 10.0.22631", "ServicePack Build : 3007", "Edition : Professional", "Architecture : x64"):
+                self.assertIn(row, text)
+
+    def command(self, program, *arguments):
+        return subprocess.run([os.path.join(os.environ["DISMD_BIN_DIR"], program), *arguments], check=True, text=True,
+                              stdout=subprocess.PIPE, env={**os.environ, "DISMD_ADDRESS": self.service.address}).stdout
 
     def test_by_the_command(self):
         command = [os.path.join(os.environ["DISMD_BIN_DIR"], "dismctl"), "--address", self.service.address, "info",
@@ -317,6 +394,31 @@ class FixtureTest(DiskTestCase):
             os.chown(parent, 4242, 4242)
             caller.mount(image, root)
             caller.unmount(root)
+
+    def test_a_parent_where_the_service_was_told(self):
+        """Not beneath the image's directory: in one that --parents names, opened as the caller."""
+        parents = self.path("parents")
+        os.mkdir(parents)
+        other = Service(self.path("other"), arguments=["--parents", self.path("missing"), f"--parents={parents}"])
+        os.makedirs(other.directory)
+        os.chmod(other.directory, 0o755)
+        other.start()
+        self.addCleanup(lambda: self.assertEqual(other.stop(), []))
+        for kind in ("vhd", "vhdx"):
+            image = self.own_image(f"dfvfs/ntfs-differential.{kind}", uid=4242)
+            with Caller(self.service.address, 4242) as caller, self.assertRaises(RpcFailure) as caught:
+                caller.mount(image, self.mount_point(f"refused-{kind}", uid=4242))
+            self.assertEqual(caught.exception.reason, "PART_MISSING")
+            parent = os.path.join(parents, f"ntfs-parent.{kind}")
+            shutil.copyfile(self.image(f"dfvfs/ntfs-parent.{kind}"), parent)
+            with Caller(other.address, 4242) as caller:
+                root = self.mount_point(f"found-{kind}", uid=4242)
+                caller.mount(image, root)
+                caller.unmount(root)
+                os.chmod(parent, 0o600)
+                with self.assertRaises(RpcFailure) as caught:
+                    caller.mount(image, root)
+                self.assertEqual(caught.exception.reason, "ACCESS_DENIED")
 
     def test_contents_of_a_windows_disk(self):
         """Files and their bytes as 7zz reads them out of the same disk."""

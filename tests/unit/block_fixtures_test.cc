@@ -106,6 +106,12 @@ TEST(BlockFixturesFacts, ChainsAreDescribed) {
   }
 }
 
+TEST(BlockFixturesFacts, LibvhdiTellsTheSame) {
+  for (const Disk& disk : kDisks) CompareWithLibvhdi(Fixture(disk.path));
+  CompareWithLibvhdi(Fixture("qemu/hyperv2012r2-dynamic.vhd"));
+  CompareWithLibvhdi(Fixture("qemu/virtualpc-dynamic.vhd"));
+}
+
 TEST(BlockFixturesFacts, VirtualPcSizeIsCurrentSize) {
   absl::StatusOr<std::unique_ptr<DiskImage>> disk = OpenDisk(Fixture("qemu/virtualpc-dynamic.vhd"));
   ASSERT_TRUE(disk.ok()) << disk.status();

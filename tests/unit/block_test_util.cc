@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <random>
 #include <sstream>
 #include <vector>
@@ -19,6 +20,30 @@
 #include "libmount/base/reason.h"
 
 namespace libmount {
+namespace {
+
+// The lines of vhdiinfo, "Disk type" -> "Fixed" and so on. Fails the test where it cannot read the file.
+std::map<std::string, std::string> AskLibvhdi(const std::string& path) {
+  std::string output;
+  EXPECT_EQ(RunCommand("vhdiinfo '" + path + "'", &output), 0) << output;
+  std::map<std::string, std::string> facts;
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t colon = line.find(": ");
+    if (line.empty() || line[0] != '\t' || colon == line.npos) continue;
+    const size_t name_end = line.find_last_not_of("\t ", colon - 1);
+    facts[line.substr(1, name_end)] = line.substr(colon + 2);
+  }
+  return facts;
+}
+
+// "4.0 MiB (4194304 bytes)"
+uint64_t BytesOf(const std::string& text) {
+  const size_t open = text.find('(');
+  return strtoull(text.c_str() + (open == text.npos ? 0 : open + 1), nullptr, 10);
+}
+
+}  // namespace
 
 DiskDirectory::DiskDirectory() : path_((std::filesystem::temp_directory_path() / "block_test.XXXXXX").string()) {
   if (mkdtemp(path_.data()) == nullptr) abort();
@@ -94,6 +119,27 @@ std::string HashOf(const BlockDevice& device) {
     text += hex;
   }
   return text;
+}
+
+void CompareWithLibvhdi(const std::string& path) {
+  SCOPED_TRACE(path);
+  std::map<std::string, std::string> facts = AskLibvhdi(path);
+  absl::StatusOr<std::unique_ptr<DiskImage>> disk = OpenDisk(path);
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  const DiskFileInfo& info = (*disk)->chain()[0];
+  const bool vhdx = info.format == DiskFormat::kVhdx;
+  EXPECT_EQ(facts["Format"], vhdx ? "VHDX (version 2)" : "VHD (version 1)");
+  const std::map<DiskType, std::string> kTypes = {
+      {DiskType::kFixed, "Fixed"}, {DiskType::kDynamic, "Dynamic"}, {DiskType::kDifferencing, "Differential"}};
+  EXPECT_EQ(facts["Disk type"], kTypes.at(info.type));
+  EXPECT_EQ(BytesOf(facts["Media size"]), info.virtual_size);
+  EXPECT_EQ(BytesOf(facts["Bytes per sector"]), info.sector_size);
+  // Of a VHDX libvhdi tells what its children hold on to.
+  EXPECT_EQ(facts["Identifier"], vhdx ? info.data_write_identifier : info.identifier);
+  EXPECT_EQ(facts["Parent identifier"], info.parent_identifier);
+  bool named = facts["Parent filename"].empty();
+  for (const ParentLocator& locator : info.parent_locators) named |= locator.value == facts["Parent filename"];
+  EXPECT_TRUE(named) << facts["Parent filename"];
 }
 
 std::string Contents(const BlockDevice& device) {

@@ -45,6 +45,9 @@ absl::StatusOr<std::unique_ptr<DiskImage>> OpenDisk(const std::string& path, boo
 // SHA-256 of the whole disk, in hex, read in pieces of odd sizes; the errno where a read fails.
 std::string HashOf(const BlockDevice& device);
 
+// Fails the test where libvhdi (its tool vhdiinfo) tells another type, size, identifier or parent of the image.
+void CompareWithLibvhdi(const std::string& path);
+
 // All bytes of the disk. REQUIRES: it is small.
 std::string Contents(const BlockDevice& device);
 

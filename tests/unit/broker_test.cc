@@ -28,6 +28,7 @@
 namespace dismd {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // ------------------------------------------------------------------------------------------------------- options
@@ -60,12 +61,14 @@ TEST(OptionsTest, DefaultsOfAUser) {
 }
 
 TEST(OptionsTest, BothFormsOfAValue) {
-  auto parsed = Parse({"--socket", "/a", "--state-dir=/b", "--grace=3", "--foreground", "--user", "nobody"});
+  auto parsed = Parse({"--socket", "/a", "--state-dir=/b", "--grace=3", "--foreground", "--user", "nobody", "--parents",
+                       "/c", "--parents=/d"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->options.socket_path, "/a");
   EXPECT_EQ(parsed->options.state_dir, "/b");
   EXPECT_EQ(parsed->options.grace, std::chrono::seconds(3));
   EXPECT_EQ(parsed->options.front_user, "nobody");
+  EXPECT_THAT(parsed->options.parent_directories, ElementsAre("/c", "/d"));
 }
 
 TEST(OptionsTest, WrongUsageIsTold) {
@@ -73,6 +76,7 @@ TEST(OptionsTest, WrongUsageIsTold) {
   EXPECT_THAT(std::string(Parse({"--socket"}).status().message()), HasSubstr("--socket needs a value"));
   EXPECT_THAT(std::string(Parse({"--grace", "-1"}).status().message()), HasSubstr("--grace takes a number of seconds"));
   EXPECT_THAT(std::string(Parse({"--grace", "99999"}).status().message()), HasSubstr("3600"));
+  EXPECT_THAT(std::string(Parse({"--parents", "here"}).status().message()), HasSubstr("not an absolute path"));
   EXPECT_THAT(std::string(Parse({"--socket", "here"}).status().message()), HasSubstr("not an absolute path"));
   EXPECT_THAT(std::string(Parse({"file"}).status().message()), HasSubstr("unexpected argument \"file\""));
   EXPECT_FALSE(Parse({"--user", "x"}, true, {{"XDG_RUNTIME_DIR", "/r"}, {"HOME", "/h"}}).ok());
