@@ -48,6 +48,10 @@ class InstalledTest(ServiceTestCase):
                             "LD_LIBRARY_PATH": self.libraries, "PATH": self.root + "/usr/bin:" + os.environ["PATH"],
                             "XDG_STATE_HOME": self.directory,
                             "PKG_CONFIG_PATH": self.libraries + "/pkgconfig"}
+        # A sanitized library wants its sanitizer's runtime first in the program, so the program has it, too.
+        sanitize = os.environ.get("DISMD_SANITIZE")
+        self.flags = ["-fsanitize=" + sanitize] if sanitize else []
+        self.environment["CFLAGS"] = " ".join(self.flags)
         self.source = os.path.join(self.directory, "example.c")
         with open(self.source, "w", encoding="utf-8") as file:
             file.write(example("#include <DismAPI.h>"))
@@ -61,7 +65,7 @@ class InstalledTest(ServiceTestCase):
     def test_c_example_by_pkg_config(self):
         flags = self.run_program("pkg-config", "--define-variable=prefix=" + self.root + "/usr", "--cflags", "--libs",
                                  "dismapi").split()
-        self.run_program("cc", "-Wall", "-Werror", self.source, "-o", "example", *flags)
+        self.run_program("cc", "-Wall", "-Werror", *self.flags, self.source, "-o", "example", *flags)
         self.run_program("./example")
         self.assert_nothing_left(self.drive + "/test/offline")
 
