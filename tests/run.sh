@@ -6,7 +6,7 @@
 #   sudo tests/run.sh                    everything: tests, the same under sanitizers, clang's checks, fuzzing
 #   sudo tests/run.sh --quick            only the tests, in the debug build
 #   sudo tests/run.sh --label unit       as --quick, only tests with this label (unit: no root, no FUSE; mount: both)
-#   sudo tests/run.sh -R wim_reader      as --quick, only tests whose name matches
+#   sudo tests/run.sh -R wim_reader      as --quick, only tests whose name matches (-R contract: the contract's table)
 #   sudo tests/run.sh --only asan        one stage: debug, lint, asan, tsan or fuzz (lint needs a debug build)
 #
 # Environment: DISMD_FIXTURES (directory of unpacked foreign images), FUZZ_SECONDS (60; a target's time, those of
@@ -110,6 +110,8 @@ run_ctest() {
       tee "$report" | grep --line-buffered -vE '^ *Start +[0-9]+:|^test [0-9]+$'
   } &
   wait $!
+  # The contract's table; of a whole run the sums alone.
+  grep -E "${quick:+^\\| |}rows pass" "$build/$name/Testing/Temporary/LastTest.log"
   local summary total=0 bad=0
   summary=$(grep -E '^[0-9]+% tests passed, [0-9]+ tests failed out of [0-9]+' "$report" | tail -n 1)
   if [[ $summary =~ ([0-9]+)\ tests\ failed\ out\ of\ ([0-9]+) ]]; then

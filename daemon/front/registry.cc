@@ -155,6 +155,9 @@ void MountSeat::Publish(const v1::Mount& mount, std::shared_ptr<WorkerLink> work
     if (noted.status() == v1::MOUNT_STATUS_INVALID) {
       entry.mount.set_status(noted.status());
       entry.mount.set_status_message(noted.status_message());
+    } else if (!entry.invalid_meanwhile.empty()) {
+      entry.mount.set_status(v1::MOUNT_STATUS_INVALID);
+      entry.mount.set_status_message(std::exchange(entry.invalid_meanwhile, ""));
     }
     *entry.mount.mutable_damaged_files() = noted.damaged_files();
     entry.mount.set_damaged_file_count(noted.damaged_file_count());
@@ -203,6 +206,7 @@ void MountRegistry::GiveBack(const std::string& mount_id) {
   place->second.state = State::kMounted;
   place->second.slot = 0;
   place->second.gone = false;
+  place->second.invalid_meanwhile.clear();
   changed_.SignalAll();
 }
 
@@ -619,6 +623,11 @@ void MountRegistry::Invalidate(uint64_t slot, const std::string& message) {
     absl::MutexLock lock(&mutex_);
     Entry* entry = EntryOfSlot(slot);
     if (entry == nullptr || entry->mount.status() == v1::MOUNT_STATUS_INVALID) return;
+    if (entry->state == State::kRemounting) {
+      // A remount that fails ends its worker, and the edits can still be remounted: they must not be cleaned up.
+      entry->invalid_meanwhile = message;
+      return;
+    }
     entry->mount.set_status(v1::MOUNT_STATUS_INVALID);
     entry->mount.set_status_message(message);
     if (entry->state != State::kMaking) Warn(entry->mount, message);

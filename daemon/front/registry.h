@@ -185,6 +185,7 @@ class MountRegistry {
     absl::Time begun;              // of one being made: since then its paths may have been looked at
     v1::Mount mount;
     std::shared_ptr<WorkerLink> worker;
+    std::string invalid_meanwhile;  // of one being remounted: why it is invalid, if it comes to be mounted
     bool gone = false;
     bool held = false;
     bool served_to_the_end = false;  // the worker says that the kernel unmounted it

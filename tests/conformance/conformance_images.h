@@ -20,11 +20,7 @@ namespace dismd::testing {
 constexpr uid_t kCaller = 51234;
 constexpr gid_t kCallersGroup = 51234;
 
-// Makes in `directory`, readable by all:
-//   small.wim (XPRESS, one image "Small"), two.wim (LZX, "First" and "Second"), checked.wim (integrity table),
-//   check-fails.wim (its table does not match), solid.esd, split.swm and split2.swm, lonely.swm (its second part is
-//   missing), pipable.wim, being-written.wim, write-protected.wim (header flags), garbage.wim, empty.wim, short.wim,
-//   small.txt, small (no extension), directory.wim (a directory), private.wim (mode 0600, root's)
+// Makes in `directory`, readable by all, small.wim (XPRESS, one image "Small") and two.wim (LZX, "First" and "Second").
 // Returns "" or what went wrong.
 std::string MakeImages(const std::string& directory);
 

@@ -3,12 +3,18 @@
 """A mount cancelled at every phase leaves nothing: no mount, no process, no descriptor, no directory.
 
 The service stops at a test seam (libmount/base/test_seam.h; only in builds with DISMD_TEST_SEAMS), the call is
-cancelled, or its connection lost, and what is left is looked at.
+cancelled, or its connection lost, and what is left is looked at. And without stopping: at random times, by libdismapi's
+cancel event.
+
+Environment: DISMD_CANCELS (how many random times, default 100), DISMD_CANCEL_SEED.
 """
 
 import os
+import random
+import time
 import unittest
 
+import dismapi
 import processes
 from dismd_client import Caller, RpcFailure
 from dismd_service import ServiceTestCase
@@ -22,11 +28,14 @@ SEAMS = (
 )
 # So many looks in succession, 5 ms apart, find a service at rest the same.
 SAME_STATES = 10
+CANCELLED = 0x800704C7
 # Reached in time or not at all for being past the point of no return: the mount may succeed.
 POINT_OF_NO_RETURN = "broker-attach-child"
 
 
-class CancelTest(ServiceTestCase):
+class TracelessTestCase(ServiceTestCase):
+    """Can tell whether everything is as it was."""
+
     def new_service(self):
         self.seams = os.path.join(self.directory, "seams")
         os.mkdir(self.seams)
@@ -73,6 +82,18 @@ class CancelTest(ServiceTestCase):
         wait_until(is_settled, 20, "the service to come to rest")
         return states[-1]
 
+    def check_nothing_left(self):
+        try:
+            wait_until(lambda: self.state() == self.before, 20, "everything to be as before")
+        except AssertionError:
+            self.assertEqual(self.state(), self.before)
+        # And the service goes on.
+        self.mount()
+        self.assertTrue(processes.mounts_below(self.root))
+        self.caller.unmount(self.root)
+
+
+class CancelTest(TracelessTestCase):
     def path(self, seam, suffix):
         return os.path.join(self.seams, f"{seam}.{suffix}")
 
@@ -88,16 +109,6 @@ class CancelTest(ServiceTestCase):
         for suffix in ("stop", "reached"):
             if os.path.exists(self.path(seam, suffix)):
                 os.unlink(self.path(seam, suffix))
-
-    def check_nothing_left(self):
-        try:
-            wait_until(lambda: self.state() == self.before, 20, "everything to be as before")
-        except AssertionError:
-            self.assertEqual(self.state(), self.before)
-        # And the service goes on.
-        self.mount()
-        self.assertTrue(processes.mounts_below(self.root))
-        self.caller.unmount(self.root)
 
     def test_cancelled_at_each_seam(self):
         for seam in SEAMS:
@@ -165,6 +176,61 @@ class CancelTest(ServiceTestCase):
         self.assertEqual(snapshots[-1]["progress"]["current"], snapshots[-1]["progress"]["total"])
         self.assertTrue(all(snapshot.get("progress", {}).get("current", 0) < 100 for snapshot in snapshots[:-1]))
         self.caller.unmount(self.root)
+
+
+class RandomTimesTest(TracelessTestCase):
+    """An event that is signalled at a random moment of a mount: the mount is there wholly, or nothing is."""
+
+    def setUp(self):
+        super().setUp()
+        library = os.path.join(os.path.dirname(os.environ["DISMD_BIN_DIR"]), "lib/libdismapi.so")
+        self.program = dismapi.DismApi(library, {**os.environ, "DISMD_ADDRESS": self.service.address}, OWNER)
+        self.addCleanup(self.program.close)
+        self.program.call("DismInitialize", 0, None, None)
+        seed = int(os.environ.get("DISMD_CANCEL_SEED", "1"))
+        self.random = random.Random(seed)
+        self.rounds = int(os.environ.get("DISMD_CANCELS", "100"))
+
+    def begin(self, image, manual_reset, signalled=False, signal_at=None):
+        self.program.prepare_event(manual_reset, signalled, signal_at)
+        self.program.start("DismMountImage", image, self.root, 1, None, 0, 1, dismapi.EVENT, dismapi.PROGRESS, None)
+
+    def unmount(self):
+        answer = self.program.call("DismUnmountImage", self.root, 1, None, None, None)
+        self.assertEqual(answer.hresult, 0, answer.message)
+
+    def test_random_times(self):
+        image = self.image("small.wim")
+        times = []
+        for _ in range(5):
+            start = time.monotonic()
+            self.begin(image, True)
+            self.assertEqual(self.program.finish().hresult, 0)
+            times.append(time.monotonic() - start)
+            self.unmount()
+        longest = 1.2 * sorted(times)[2]
+        wait_until(lambda: not self.service.workers(), 10, "the workers to end")
+        self.before = self.settled_state()
+        outcomes = {0: 0, CANCELLED: 0}
+        for number in range(self.rounds):
+            manual_reset = number % 2 == 0
+            # From another thread at any time of the call; each tenth from its callback, or before it.
+            how = {8: {"signal_at": self.random.randrange(101)}, 9: {"signalled": True}}.get(number % 10, {})
+            self.begin(image, manual_reset, **how)
+            if not how:
+                time.sleep(self.random.random() * longest)
+                self.program.signal()
+            answer = self.program.finish()
+            self.assertIn(answer.hresult, outcomes, answer.message)
+            outcomes[answer.hresult] += 1
+            mounts = processes.mounts_below(self.root)
+            self.assertEqual(mounts, [self.root] if answer.hresult == 0 else [], f"round {number}")
+            if mounts:
+                self.assertEqual(self.caller.run("cat", f"{self.root}/one.txt").stdout, b"one\n")
+                self.unmount()
+        self.assertTrue(all(outcomes.values()), outcomes)
+        print(f"{outcomes[0]} mounts were made, {outcomes[CANCELLED]} cancelled")
+        self.check_nothing_left()
 
 
 if __name__ == "__main__":

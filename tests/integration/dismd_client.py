@@ -212,18 +212,21 @@ class Pending:
 
 
 class Caller(Calls):
-    """A process of another uid that makes calls. `pid` is what the service sees."""
+    """A process of another uid that makes calls. `pid` is what the service sees.
 
-    def __init__(self, address, uid, gid=None, groups=()):
+    `prefix`: a command that runs it, as the one who asks; it is that command's to change to the uid.
+    """
+
+    def __init__(self, address, uid, gid=None, groups=(), prefix=()):
         self.uid, self.gid, self.groups = uid, uid if gid is None else gid, list(groups)
         environment = {**os.environ, STUBS_VARIABLE: stubs_directory(), "PYTHONDONTWRITEBYTECODE": "1"}
         # The source on the command line: the uid need not be able to read this file.
         with open(__file__, encoding="utf-8") as file:
             source = file.read()
+        user = {} if prefix else {"user": self.uid, "group": self.gid, "extra_groups": self.groups}
         self.process = subprocess.Popen(
-            ["/usr/bin/python3", "-c", f"__file__ = {__file__!r}\n{source}", address], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=environment, user=self.uid, group=self.gid,
-            extra_groups=self.groups, cwd="/")
+            [*prefix, "/usr/bin/python3", "-c", f"__file__ = {__file__!r}\n{source}", address], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env=environment, cwd="/", **user)
         self.pid = self.process.pid
         self.numbers = itertools.count(1)
         self.pending = {}

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import unittest
 
-import processes
 from dismd_client import ROOT, stubs_directory
 from dismd_service import ServiceTestCase
 
@@ -93,16 +92,47 @@ class InstalledTest(ServiceTestCase):
         self.assertIn("one.txt", text)
         self.assert_nothing_left(self.drive + "/test/offline")
 
-    def test_manual_pages_and_completions(self):
+    def test_manual_pages(self):
         for page in ("man8/dismd.8", "man1/dismctl.1", "man1/dism.1", "man3/dismapi.3"):
             path = f"{self.root}/usr/share/man/{page}"
             warnings = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", path], capture_output=True, check=True)
             self.assertEqual(warnings.stderr, b"")
-        completion = f"{self.root}/usr/share/bash-completion/completions/dismctl"
-        text = self.run_program("bash", "-c", f"compopt() {{ :; }}; . '{completion}'; COMP_WORDS=(dismctl mo); "
-                                "COMP_CWORD=1; _dismctl; echo ${COMPREPLY[@]}")
-        self.assertEqual(text, "mount\n")
-        self.assertTrue(processes.alive(self.service.pid))
+
+    def complete(self, shell, command, line):
+        """What the shell offers for the last word of the line."""
+        if shell == "bash":
+            script = (f"compopt() {{ :; }}; . '{self.completions(command)['bash']}'; COMP_WORDS=({line}); "
+                      f"COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _{command}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+        else:
+            script = f"source '{self.completions(command)['fish']}'; complete -C '{line}'"
+        return [word.split("\t")[0] for word in self.run_program(shell, "-c", script).split()]
+
+    def completions(self, command):
+        share = f"{self.root}/usr/share"
+        return {"bash": f"{share}/bash-completion/completions/{command}", "zsh": f"{share}/zsh/vendor-completions/_{command}",
+                "fish": f"{share}/fish/vendor_completions.d/{command}.fish"}
+
+    def test_completions(self):
+        self.environment["HOME"] = self.directory  # fish keeps a history there
+        for shell in ("bash", "fish"):
+            self.assertEqual(self.complete(shell, "dismctl", "dismctl mo"), ["mount"])
+            self.assertEqual(self.complete(shell, "dismctl", "dismctl commit --rec"), ["--recompress"])
+            self.assertEqual(self.complete(shell, "dism", "dism /mount-image /ima"), ["/ImageFile:"])
+            self.assertEqual(self.complete(shell, "dism", "dism /cl"), ["/Cleanup-Mountpoints", "/Cleanup-Wim"])
+        # They name every option that the help names.
+        topics = ("mount", "unmount", "commit", "cleanup", "list")
+        helps = {"dismctl": "".join(self.run_program("dismctl", topic, "--help") for topic in topics),
+                 "dism": self.run_program("dism", "/?")}
+        options = {"dismctl": set(re.findall(r"--[a-z][a-z-]+", helps["dismctl"])),
+                   "dism": set(re.findall(r"(?<![\w./])/[A-Z][A-Za-z-]+", helps["dism"]))}
+        self.assertGreater(len(options["dismctl"]), 12)
+        self.assertGreater(len(options["dism"]), 25)
+        for command, names in options.items():
+            for shell, path in self.completions(command).items():
+                self.run_program(shell, "-n", path)
+                with open(path, encoding="utf-8") as file:
+                    text = file.read().replace("-l ", "--") if shell == "fish" else file.read()
+                self.assertEqual([name for name in sorted(names) if name not in text], [], f"{shell}, {command}")
 
 
 if __name__ == "__main__":

@@ -490,6 +490,7 @@ class CrashTest(ReadWriteTestCase):
         self.client = Client(self.service.address)
         with self.fails("IMAGE_CHANGED"):
             self.remount()
+        self.assertEqual(self.client.call("CleanupMountpoints").get("removed", []), [], "edits that can be brought back")
         shutil.copy2(kept, self.wim)
         self.remount()
         self.assert_edited(self.root)
