@@ -201,8 +201,9 @@ ErrnoOr<uint64_t> NtfsTreeImpl::AllocateLocked(NodeId node, int mode, uint64_t o
 
 int NtfsTreeImpl::Allocate(const Request& request, NodeId node, int mode, uint64_t offset, uint64_t length) {
   if (read_only()) return EROFS;
-  const bool known = mode == 0 || mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
-                     mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
+  const bool known = mode == 0 || mode == FALLOC_FL_KEEP_SIZE ||
+                     mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) || mode == FALLOC_FL_ZERO_RANGE ||
+                     mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
   if (!known) return EOPNOTSUPP;
   if (length == 0) return EINVAL;
   if (offset > kMaxFileSize || length > kMaxFileSize - offset) return EFBIG;

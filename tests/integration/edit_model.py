@@ -298,8 +298,11 @@ class Edits:
         self._change_names("link", os.link, self._file(), path, changed=[path])
 
     def op_symlink(self):
-        # They lead nowhere: what is done is done to what is named.
+        # They lead nowhere: what is done is done to what is named. None leads out of the mount, which a new one does not
+        # show as it was made.
         path, target = self._new_name(), self.random.choice((b"nowhere", b"../nowhere", b"no/where/else"))
+        if not os.path.dirname(path):
+            target = b"nowhere"
         if self._change_names("symlink", lambda full: os.symlink(target, full), path, changed=[path]):
             self._adopt(path)
 

@@ -404,6 +404,8 @@ TEST_F(NtfsWriteTest, AllocatingPunchingAndSeeking) {
   EXPECT_TRUE(ReadAll(tree, file) == expected);
   EXPECT_EQ(tree.Allocate({}, file, FALLOC_FL_ZERO_RANGE, 390'000, 20'000), 0);
   EXPECT_EQ(tree.GetAttributes(file)->size, 410'000u);
+  EXPECT_EQ(tree.Allocate({}, file, FALLOC_FL_KEEP_SIZE, 400'000, 100'000), 0);
+  EXPECT_EQ(tree.GetAttributes(file)->size, 410'000u);
   EXPECT_EQ(tree.Allocate({}, file, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), EOPNOTSUPP);
   EXPECT_EQ(*tree.Seek(file, 0, SEEK_DATA), 0u);
   EXPECT_EQ(tree.Seek(file, 410'000, SEEK_HOLE).error(), ENXIO);
