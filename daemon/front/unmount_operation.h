@@ -22,14 +22,18 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
 // What becomes of the staged edits of a read-write mount.
 enum class Edits { kDiscard, kKeep };
 
+// Has the mount's worker say what is staged now, for the view and for the registry: workers tell of it from time to
+// time.
+void RefreshStaging(const Tools& tools, MountView* view);
+
 // Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
 // finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins). With kKeep a read-write
 // mount becomes one that needs a remount. `force`: busy or not.
 absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelToken& cancel,
                         const libmount::LogContext& log_context, Edits edits, bool force = false);
 // The same; `view` is of BeginUnmount.
-absl::Status RunUnmount(const Tools& tools, const absl::StatusOr<MountView>& view,
-                        const libmount::LogContext& log_context, Edits edits, bool force = false);
+absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, const libmount::LogContext& log_context,
+                        Edits edits, bool force = false);
 
 // Unmounts, then commits: so nothing is written that the commit does not have, and one that is busy has not been
 // committed. Where the commit fails, the mount is brought back. `view` is of BeginUnmount.
