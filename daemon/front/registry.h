@@ -164,6 +164,7 @@ class MountRegistry {
   void OnWorkerExited(uint64_t slot, int exit_status);
   void OnWorkerReplaced(uint64_t slot, int pid, std::shared_ptr<WorkerLink> worker);
   void OnMountGone(uint64_t slot);
+  void SetStaging(uint64_t slot, const internal::StagingState& staging);
 
   // ADDED for each mount, SYNCED, then what happens.
   std::shared_ptr<MountSubscription> Subscribe(const Caller& caller, std::function<void()> notify);
@@ -204,7 +205,6 @@ class MountRegistry {
     return {entry.mount, entry.slot, entry.worker, entry.file, entry.parents, entry.path, entry.image_path, entry.held};
   }
   static absl::Status Occupied(const Entry& entry);
-  void SetStaging(uint64_t slot, const internal::StagingState& staging);
   void MakeDormant(Entry* entry, const std::string& message, Notices* notices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The other mount that writes this image; null: none.
   const Entry* FindWriter(const std::string& mount_id, const Entry& wanted, uint32_t index)

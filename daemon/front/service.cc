@@ -2,6 +2,7 @@
 
 #include "daemon/front/service.h"
 
+#include <cerrno>
 #include <utility>
 #include <vector>
 
@@ -277,12 +278,33 @@ absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanUpOne(const Caller&
     return MakeError(Reason::kMountBusy,
                      absl::StrCat(view->mount.mount_path(), " is mounted and well; unmount it, or use force"));
   }
+  RefreshStaging(tools(), &*view);  // it is told what is thrown away
   absl::Status unmounted = RunUnmount(tools(), view->mount.mount_id(), never, LogContext{"", "", caller.uid},
                                       Edits::kDiscard, request.force());
   if (!unmounted.ok()) return unmounted;
   v1::CleanupMountpointsResponse response;
   *response.add_removed() = view->mount;
   return response;
+}
+
+// A mount that needs a remount, and whose image or mount point is not there any more for its owner.
+void Service::InvalidateWhatIsGone(const MountView& view) {
+  internal::InspectPaths paths;
+  paths.set_remount_of(view.mount.mount_id());
+  paths.set_image_path(view.image_path);
+  paths.set_mount_path(view.path);
+  paths.set_read_write(true);
+  CancelToken never;
+  absl::StatusOr<std::unique_ptr<Slot>> found = Slot::Inspect(broker_, paths, never);
+  if (!found.ok()) return;
+  // Surely gone; what just cannot be looked at now may come back.
+  const internal::PathFacts& facts = (*found)->facts();
+  auto missing = [](int error) { return error == ENOENT || error == ENOTDIR; };
+  const bool image_gone = missing(facts.image_errno()) || (facts.image_errno() == 0 && !facts.image_is_regular());
+  const bool point_gone = missing(facts.mount_errno()) || (facts.mount_errno() == 0 && !facts.mount_is_directory());
+  if (!image_gone && !point_gone) return;
+  registry_.InvalidateDormant(view.mount.mount_id(),
+                              std::string(JudgePresence({view.image_path, view.path}, facts).message()));
 }
 
 absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(
@@ -293,7 +315,11 @@ absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(
   v1::CleanupMountpointsResponse response;
   CancelToken never;
   for (const MountView& view : registry_.List(caller)) {
+    if (view.mount.status() == v1::MOUNT_STATUS_NEEDS_REMOUNT) InvalidateWhatIsGone(view);
+  }
+  for (MountView& view : registry_.List(caller)) {
     if (view.mount.status() != v1::MOUNT_STATUS_INVALID) continue;
+    RefreshStaging(tools(), &view);
     absl::Status unmounted =
         RunUnmount(tools(), view.mount.mount_id(), never, LogContext{"", "", caller.uid}, Edits::kDiscard);
     if (unmounted.ok()) *response.add_removed() = view.mount;

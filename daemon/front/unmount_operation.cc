@@ -158,9 +158,18 @@ absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelT
   return RunUnmount(tools, tools.registry.BeginUnmount(mount_id, cancel), log_context, edits, force);
 }
 
+void RefreshStaging(const Tools& tools, MountView* view) {
+  if (view->worker == nullptr || view->mount.read_only()) return;
+  internal::WorkerStats stats = view->worker->FreshStats(kStatsDeadline);
+  if (!stats.has_staging()) return;
+  SetStagingFields(stats.staging(), &view->mount);
+  tools.registry.SetStaging(view->slot, stats.staging());
+}
+
 absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, const libmount::LogContext& log_context,
                         Edits edits, bool force) {
   if (!view.ok()) return view.status();
+  if (edits == Edits::kKeep) RefreshStaging(tools, &*view);
   const std::string& mount_id = view->mount.mount_id();
   libmount::LogContext context = log_context;
   context.mount_id = mount_id;

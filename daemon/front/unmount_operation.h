@@ -22,6 +22,10 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
 // What becomes of the staged edits of a read-write mount.
 enum class Edits { kDiscard, kKeep };
 
+// Has the mount's worker say what is staged now, for the view and for the registry: workers tell of it from time to
+// time.
+void RefreshStaging(const Tools& tools, MountView* view);
+
 // Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
 // finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins). With kKeep a read-write
 // mount becomes one that needs a remount. `force`: busy or not.

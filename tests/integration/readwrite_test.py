@@ -497,6 +497,44 @@ class CrashTest(ReadWriteTestCase):
         self.unmount("COMMIT")
         self.assert_edited(self.applied())
 
+    def test_cleanup_of_what_nothing_can_bring_back(self):
+        """Its image or its directory is gone; the others, and those that are mounted, stay."""
+        no_image, no_directory, changed = (self.mount_point(name) for name in ("no-image", "no-directory", "changed"))
+        files = {}
+        for root in (no_image, no_directory, changed):
+            files[root] = shutil.copyfile(self.wim, f"{root}.wim")
+            self.mount_rw(files[root], root)
+            self.edit(root)
+        self.assertEqual(self.service.stop(), [])
+        self.service.start()
+        self.client.close()
+        self.client = Client(self.service.address)
+        self.mount_rw()
+        self.client.mount(files[changed], reader := self.mount_point("reader"), index=2)
+        with open(files[changed], "r+b") as file:  # the reader's is invalid by that, and its edits are not lost
+            file.write(b"?")
+            file.seek(0)
+            file.write(b"M")
+        with contextlib.suppress(OSError):
+            read(f"{reader}/two.bin")
+        wait_until(lambda: self.status(reader) == "MOUNT_STATUS_INVALID", 20, "the reader to be invalid")
+        self.assertEqual([mount["mount_path"] for mount in self.client.call("CleanupMountpoints")["removed"]], [reader])
+        self.assertEqual(os.listdir(reader), [])
+
+        os.rename(files[no_image], kept := files[no_image] + ".kept")
+        os.rmdir(no_directory)
+        write(no_directory, b"a file now")
+        removed = self.client.call("CleanupMountpoints")["removed"]
+        self.assertEqual(sorted(mount["mount_path"] for mount in removed), sorted((no_image, no_directory)))
+        self.assertTrue(all(mount["has_changes"] and int(mount["changed_files"]) > 0 for mount in removed))
+        self.assertEqual(sorted(mount["mount_path"] for mount in self.client.mounts()), sorted((self.root, changed)))
+        self.assertEqual(len(os.listdir(f"{self.service.state}/staging")), 2)
+        self.remount(changed)
+        self.assert_edited(changed)
+        self.unmount("DISCARD", changed)
+        self.unmount("DISCARD")
+        self.assertEqual(digest(kept), digest(self.wim))
+
     def test_forced_cleanup_says_what_is_thrown_away(self):
         self.mount_rw()
         self.edit()
@@ -504,6 +542,8 @@ class CrashTest(ReadWriteTestCase):
             self.client.call("CleanupMountpoints", {"mount_path": self.root})
         removed = self.client.call("CleanupMountpoints", {"mount_path": self.root, "force": True})["removed"]
         self.assertEqual([mount["mount_path"] for mount in removed], [self.root])
+        self.assertTrue(removed[0]["has_changes"])
+        self.assertGreater(int(removed[0]["staged_bytes"]), 600_000)
         self.assertEqual(self.client.mounts(), [])
         self.assertEqual(os.listdir(f"{self.service.state}/staging"), [])
 
