@@ -83,7 +83,8 @@ class Table:
         if reached == "**no**":
             self.failed.append(f"{step.label} ({image})")
         everyone = (ours, *theirs)
-        self.rows.append((step.label, image, *(number(entry.time) for entry in everyone), *against,
+        digits = 3 if ours.time is not None and ours.time < 0.1 else 2
+        self.rows.append((step.label, image, *(number(entry.time, digits) for entry in everyone), *against,
                           " / ".join(number(entry.median_cpu, 1) for entry in everyone),
                           " / ".join(number(entry.max_peak, 0) for entry in everyone),
                           "/".join(str(len(entry.seconds)) for entry in everyone if entry.seconds), reached))
