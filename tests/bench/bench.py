@@ -259,10 +259,9 @@ def measure_idle(dismd, scratch, table):
         os.rmdir(directory)
 
 
-def measure_floor(scratch, files, runs):
-    """The steps of "many" and "write" on an empty FUSE file system: seconds that no server can save."""
+def measure_floor(scratch, sequences, files, runs):
+    """The steps of these on an empty FUSE file system: seconds that no server can save."""
     floor = FuseFloor(scratch)
-    sequences = [sequence for sequence in steps.READ_WRITE if sequence.floor]
     results = {step.label: Samples() for sequence in sequences for step in sequence.steps}
     for number in range(runs):
         for sequence in sequences:
@@ -329,7 +328,8 @@ def main():
                     failed += 1
                     traceback.print_exc()
         if read_write_table.rows:
-            floor = measure_floor(scratch, files, runs)
+            sequences = [sequence for sequence in steps.READ_WRITE if sequence.floor]
+            floor = measure_floor(scratch, sequences, files, runs)
         if "dismd" in names:
             dismd = systems[names.index("dismd")]
             for image in steps.WIM + steps.ESD:

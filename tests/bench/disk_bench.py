@@ -11,7 +11,7 @@ import traceback
 
 import disk_steps
 import steps
-from bench import SLOW_SECONDS, Samples, drop_caches, machine, number, read_whole
+from bench import SLOW_SECONDS, Samples, drop_caches, machine, measure_floor, number, read_whole
 from disk_systems import StorageDaemon, Vhdimount, ntfs_offset
 from systems import Dismd, Usage, processes
 
@@ -83,7 +83,8 @@ class Table:
         if reached == "**no**":
             self.failed.append(f"{step.label} ({image})")
         everyone = (ours, *theirs)
-        self.rows.append((step.label, image, *(number(entry.time) for entry in everyone), *against,
+        digits = 3 if ours.time is not None and ours.time < 0.1 else 2
+        self.rows.append((step.label, image, *(number(entry.time, digits) for entry in everyone), *against,
                           " / ".join(number(entry.median_cpu, 1) for entry in everyone),
                           " / ".join(number(entry.max_peak, 0) for entry in everyone),
                           "/".join(str(len(entry.seconds)) for entry in everyone if entry.seconds), reached))
@@ -133,7 +134,8 @@ def main():
     offset = ntfs_offset(os.path.join(options.corpus, "disk.raw"))
     makers = {"dismd": lambda: Dismd(os.environ["TMPDIR"]), "vhdimount": lambda: Vhdimount(offset),
               "qemu": lambda: StorageDaemon(offset)}
-    table, failed = Table(), 0
+    table, floor, failed = Table(), None, 0
+    runs = 1 if options.quick else options.runs
     systems = [makers[name]() for name in options.systems.split(",")]
     try:
         for sequence in disk_steps.SEQUENCES:
@@ -142,11 +144,15 @@ def main():
             for image in options.images.split(","):
                 try:
                     path = os.path.join(options.corpus, image)
-                    for step, samples in measure(sequence, path, systems, files, 1 if options.quick else options.runs):
+                    for step, samples in measure(sequence, path, systems, files, runs):
                         table.add(step, image, samples)
                 except Exception:  # one step that fails must not cost the others
                     failed += 1
                     traceback.print_exc()
+        written = [sequence for sequence in disk_steps.SEQUENCES if sequence.read_write and
+                   (not wanted or sequence.name in wanted)]
+        if written:
+            floor = measure_floor(os.environ["TMPDIR"], written, files, runs)
     finally:
         for system in systems:
             system.close()
@@ -154,6 +160,8 @@ def main():
     print(f"\n{machine()}. {files.names} names. Medians; \"runs\": of dismd/vhdimount/qemu (their steps of more than "
           f"{SLOW_SECONDS:.0f} s are not repeated).\n")
     print(table.markdown())
+    if floor:
+        print(f"\nWhat FUSE costs here with a server that keeps nothing: {floor}.")
     if table.failed:
         print("\nNot reached: " + "; ".join(table.failed))
     if options.tsv:
