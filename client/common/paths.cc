@@ -2,13 +2,17 @@
 
 #include "client/common/paths.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <vector>
 
@@ -19,6 +23,7 @@ namespace {
 
 constexpr size_t kMaxPathBytes = 4095;
 constexpr std::streamsize kMaxConfigBytes = 64 << 10;
+constexpr std::string_view kVerbatim = "\\\\?\\";
 constexpr char kSystemConfig[] = "/etc/dismd/dismctl.conf";
 
 bool IsLetter(char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); }
@@ -31,14 +36,16 @@ std::string_view Trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kBlanks) - begin + 1);
 }
 
-// "C: = /srv/c" or "C = /srv/c".
+// "C: = /srv/c" or "C = /srv/c"; "* = /srv/drives".
 void AddDrive(std::string_view entry, DriveMap* map) {
   size_t equals = entry.find('=');
   if (equals == std::string_view::npos) return;
   std::string_view drive = Trim(entry.substr(0, equals));
   std::string_view directory = Trim(entry.substr(equals + 1));
   if (drive.size() == 2 && drive[1] == ':') drive.remove_suffix(1);
-  if (drive.size() != 1 || !IsLetter(drive[0]) || directory.empty() || directory[0] != '/') return;
+  if (drive.size() != 1 || !(IsLetter(drive[0]) || drive[0] == kOtherDrives) || directory.empty() ||
+      directory[0] != '/')
+    return;
   while (directory.size() > 1 && directory.back() == '/') directory.remove_suffix(1);
   map->emplace(ToUpper(drive[0]), directory);
 }
@@ -82,6 +89,28 @@ std::string NormaliseBelowRoot(const std::string& path) {
   return result;
 }
 
+// Where the drive is in the file system; none: it is not mapped.
+std::optional<std::string> RootOfDrive(const DriveMap& map, char drive) {
+  if (auto found = map.find(drive); found != map.end()) return found->second;
+  if (auto others = map.find(kOtherDrives); others != map.end()) {
+    return (others->second == "/" ? "" : others->second) + "/" + drive;
+  }
+  return std::nullopt;
+}
+
+// Whether the path is a drive's root ("X:", "X:\") that is mapped only through kOtherDrives.
+bool IsFreeDrive(std::string_view path) {
+  if (path.substr(0, kVerbatim.size()) == kVerbatim) path.remove_prefix(kVerbatim.size());
+  if (path.size() < 2 || !IsLetter(path[0]) || path[1] != ':') return false;
+  if (path.find_first_not_of("\\/", 2) != std::string_view::npos) return false;
+  const DriveMap map = LoadDriveMap();
+  return map.count(ToUpper(path[0])) == 0 && map.count(kOtherDrives) != 0;
+}
+
+bool EndsWith(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && strncasecmp(text.data() + text.size() - end.size(), end.data(), end.size()) == 0;
+}
+
 CallStatus TranslateDrivePath(std::string_view path, std::string* absolute) {
   const std::string shown(path);
   const char drive = ToUpper(path[0]);
@@ -89,14 +118,13 @@ CallStatus TranslateDrivePath(std::string_view path, std::string* absolute) {
     return InvalidPath(shown + ": a path after a drive letter starts with a backslash (write ./" + shown +
                        " for a file of that name)");
   }
-  DriveMap map = LoadDriveMap();
-  auto found = map.find(drive);
-  if (found == map.end()) {
+  const std::optional<std::string> root = RootOfDrive(LoadDriveMap(), drive);
+  if (!root) {
     return InvalidPath(shown + ": drive " + drive + ": is not mapped to a directory; set DISMD_DRIVES=" + drive +
                        ":=/DIRECTORY or add it to [drives] in " + kSystemConfig);
   }
   const std::string below = NormaliseBelowRoot(WithSlashes(path.substr(2)));
-  *absolute = found->second == "/" && !below.empty() ? below : found->second + below;
+  *absolute = *root == "/" && !below.empty() ? below : *root + below;
   return CallStatus();
 }
 
@@ -148,7 +176,6 @@ DriveMap LoadDriveMap() {
 CallStatus TranslatePath(std::string_view path, std::string* absolute) {
   if (path.empty()) return InvalidPath("the path is empty");
   if (path.find('\0') != std::string_view::npos) return InvalidPath("the path holds a zero byte");
-  constexpr std::string_view kVerbatim = "\\\\?\\";
   if (path.substr(0, kVerbatim.size()) == kVerbatim) path.remove_prefix(kVerbatim.size());
   CallStatus status;
   if (path.size() >= 2 && path[0] == '\\' && path[1] == '\\') {
@@ -168,6 +195,16 @@ CallStatus TranslatePath(std::string_view path, std::string* absolute) {
   // A limit of the protocol, whose strings are UTF-8; said here, since gRPC would only fail to encode the message.
   if (!IsValidUtf8(*absolute)) return InvalidPath("the path is not valid UTF-8, which the service needs it to be");
   return CallStatus();
+}
+
+CallStatus TranslateMountPoint(std::string_view path, std::string_view image_path, std::string* absolute) {
+  CallStatus status = TranslatePath(path, absolute);
+  const bool is_disk = EndsWith(image_path, ".vhd") || EndsWith(image_path, ".vhdx");
+  if (!status.ok() || !is_disk || !IsFreeDrive(path)) return status;
+  if (mkdir(absolute->c_str(), 0755) != 0 && errno != EEXIST) {
+    return InvalidPath("cannot make " + *absolute + " for drive " + path[0] + ": " + strerror(errno));
+  }
+  return status;
 }
 
 }  // namespace dismd

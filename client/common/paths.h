@@ -18,7 +18,9 @@
 //   the section [drives] in $XDG_CONFIG_HOME/dismd/dismctl.conf (~/.config), then in /etc/dismd/dismctl.conf:
 //     [drives]
 //     C: = /srv/c
-// A setuid program's environment is not believed: there only /etc counts.
+// "*" stands for the letters that are not named: with *:=/srv/drives, X: is /srv/drives/X. A disk (VHD, VHDX) may be
+// mounted at such a free letter, whose directory is then made. A setuid program's environment is not believed: there
+// only /etc counts.
 
 #ifndef CLIENT_COMMON_PATHS_H_
 #define CLIENT_COMMON_PATHS_H_
@@ -31,7 +33,8 @@
 
 namespace dismd {
 
-// Drive letter ('A' to 'Z') to an absolute directory.
+// Drive letter ('A' to 'Z', or kOtherDrives) to an absolute directory.
+inline constexpr char kOtherDrives = '*';
 using DriveMap = std::map<char, std::string>;
 
 // Reads the text of DISMD_DRIVES and adds what is not yet in `map`. Entries that make no sense are left out.
@@ -45,6 +48,9 @@ DriveMap LoadDriveMap();
 
 // Makes `*path` absolute as above; INVALID_PATH otherwise.
 CallStatus TranslatePath(std::string_view path, std::string* absolute);
+
+// The same for where `image_path` is to be mounted: of a disk at a free drive letter the directory is made.
+CallStatus TranslateMountPoint(std::string_view path, std::string_view image_path, std::string* absolute);
 
 }  // namespace dismd
 

@@ -194,7 +194,9 @@ class Runner {
 CallStatus Runner::MountImage() {
   v1::MountImageRequest request;
   CallStatus status = TranslatePath(*options_.image_file, request.mutable_image_path());
-  if (status.ok()) status = TranslatePath(*options_.mount_dir, request.mutable_mount_path());
+  if (status.ok()) {
+    status = TranslateMountPoint(*options_.mount_dir, request.image_path(), request.mutable_mount_path());
+  }
   if (!status.ok()) return status;
   if (options_.name) {
     request.set_image_name(*options_.name);

@@ -9,11 +9,12 @@ constexpr char kMain[] = R"(dism [global options] {command} [arguments]
 
 Mounts Windows images through the dismd service, with the command line and the output of dism.exe.
 Options are the same in any case; a value follows ":" or "=". Paths: POSIX paths, or C:\dir\file
-through a drive map (DISMD_DRIVES=C:=/srv/c, or [drives] in dismctl.conf).
+through a drive map (DISMD_DRIVES=C:=/srv/c, or [drives] in dismctl.conf; "*" stands for other
+letters, at one of which a disk can be mounted).
 
 COMMANDS (and their older names):
 
-  /Mount-Image (/Mount-Wim)                     Mounts an image from a .wim, .esd or .swm file.
+  /Mount-Image (/Mount-Wim)                     Mounts an image from an image file or a disk.
       /ImageFile:<path> {/Index:<n> | /Name:<name>} /MountDir:<path>
       [/ReadOnly] [/Optimize] [/CheckIntegrity] [/SupportEa]
   /Commit-Image (/Commit-Wim)                   Saves changes to a mounted image.

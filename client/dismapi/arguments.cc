@@ -23,13 +23,34 @@ std::string Hex(DWORD value) {
   return text;
 }
 
-CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
+namespace {
+
+CallStatus ReadText(PCWSTR wide, const char* what, std::string* text) {
   if (wide == nullptr) return InvalidPath(std::string("the ") + what + " is NULL");
-  std::optional<std::string> path = WideToUtf8(wide);
-  if (!path) return InvalidPath(std::string("the ") + what + " holds a value that is no Unicode character");
-  CallStatus status = TranslatePath(*path, absolute);
+  std::optional<std::string> utf8 = WideToUtf8(wide);
+  if (!utf8) return InvalidPath(std::string("the ") + what + " holds a value that is no Unicode character");
+  *text = *std::move(utf8);
+  return CallStatus();
+}
+
+CallStatus Of(const char* what, const CallStatus& status) {
   if (status.ok()) return status;
   return CallStatus(status.code(), status.reason(), std::string(what) + ": " + status.message());
+}
+
+}  // namespace
+
+CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute) {
+  std::string path;
+  CallStatus status = ReadText(wide, what, &path);
+  return status.ok() ? Of(what, TranslatePath(path, absolute)) : status;
+}
+
+CallStatus ReadMountPoint(PCWSTR wide, const std::string& image_path, std::string* absolute) {
+  constexpr char kWhat[] = "mount path";
+  std::string path;
+  CallStatus status = ReadText(wide, kWhat, &path);
+  return status.ok() ? Of(kWhat, TranslateMountPoint(path, image_path, absolute)) : status;
 }
 
 bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result) {

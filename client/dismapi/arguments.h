@@ -25,6 +25,9 @@ std::string Hex(DWORD value);
 // Makes a path absolute. `what`: "image path", for the message.
 CallStatus ReadPath(PCWSTR wide, const char* what, std::string* absolute);
 
+// Where the image is to be mounted; of a disk at a free drive letter the directory is made.
+CallStatus ReadMountPoint(PCWSTR wide, const std::string& image_path, std::string* absolute);
+
 // The event of `handle`; none for NULL. False: `*result` is the failure.
 bool ReadCancelEvent(HANDLE handle, std::shared_ptr<Event>* event, HRESULT* result);
 

@@ -55,7 +55,7 @@ HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name
 
   v1::MountImageRequest request;
   CallStatus status = ReadPath(image_path, "image path", request.mutable_image_path());
-  if (status.ok()) status = ReadPath(mount_path, "mount path", request.mutable_mount_path());
+  if (status.ok()) status = ReadMountPoint(mount_path, request.image_path(), request.mutable_mount_path());
   if (!status.ok()) return Fail(status);
   if (Library::Instance().sessions().OpenOn(request.mount_path())) {
     return FailOpenSession(DISMAPI_E_OPEN_HANDLES_UNABLE_TO_MOUNT_IMAGE_PATH, request.mount_path());

@@ -171,7 +171,9 @@ OperationOptions Runner::WithProgress(ProgressView* view) {
 int Runner::Mount() {
   v1::MountImageRequest request;
   CallStatus status = TranslatePath(options_.image, request.mutable_image_path());
-  if (status.ok()) status = TranslatePath(options_.directory, request.mutable_mount_path());
+  if (status.ok()) {
+    status = TranslateMountPoint(options_.directory, request.image_path(), request.mutable_mount_path());
+  }
   if (!status.ok()) return Fail(status);
   if (options_.name) {
     request.set_image_name(*options_.name);

@@ -276,6 +276,26 @@ TEST_F(Paths, DrivesFromTheConfigurationComeAfterTheVariable) {
   EXPECT_THAT(Translate("Y:\\a"), HasSubstr("refused"));
 }
 
+TEST_F(Paths, ADiskGoesToAFreeLetter) {
+  setenv("DISMD_DRIVES", ("C:=/srv/c;*:=" + directory_).c_str(), 1);
+  EXPECT_EQ(Translate("x:\\a.vhdx"), directory_ + "/X/a.vhdx");
+  const auto mount_point = [](const char* path, const char* image) {
+    std::string absolute;
+    EXPECT_TRUE(TranslateMountPoint(path, image, &absolute).ok());
+    return absolute;
+  };
+  EXPECT_EQ(mount_point("X:", "/a.wim"), directory_ + "/X");
+  EXPECT_EQ(mount_point("X:\\folder", "/a.vhd"), directory_ + "/X/folder");
+  EXPECT_EQ(mount_point("C:\\", "/a.vhd"), "/srv/c");
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/X")) << "for disks alone, and their root";
+  EXPECT_EQ(mount_point("X:\\", "/a.VHDX"), directory_ + "/X");
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/X"));
+  EXPECT_EQ(mount_point("\\\\?\\x:", "/a.vhd"), directory_ + "/X") << "it may be there already";
+  setenv("DISMD_DRIVES", "*:=/proc", 1);
+  std::string absolute;
+  EXPECT_THAT(TranslateMountPoint("Y:", "/a.vhd", &absolute).message(), HasSubstr("/proc/Y"));
+}
+
 TEST_F(Paths, ADirectoryThatHasGone) {
   const std::string gone = directory_ + "/gone";
   ASSERT_EQ(mkdir(gone.c_str(), 0755), 0);

@@ -21,8 +21,9 @@
  *   DismUnmountImage(L"C:\\test\\offline", DISM_COMMIT_IMAGE, NULL, NULL, NULL);    ... or DISM_DISCARD_IMAGE
  *
  * PATHS      POSIX paths as they are; C:\dir\file through a drive map: DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or a section
- *            [drives] with lines "C: = /srv/c" in ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. Relative
- *            paths start at the current directory.
+ *            [drives] with lines "C: = /srv/c" in ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. "*" stands
+ *            for the letters that are not named: with *:=/srv/drives, X: is /srv/drives/X; a disk may be mounted at such
+ *            a free letter, whose directory is then made. Relative paths start at the current directory.
  * SERVICE    DISMD_ADDRESS=unix:PATH, else the user's own service ($XDG_RUNTIME_DIR/dismd/dismd.sock), else the
  *            system's (/run/dismd/dismd.sock). No privileges are needed: a caller needs read access to the image and
  *            owns the mount point.
@@ -226,8 +227,8 @@ HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR 
  * DISMAPI_E_OPEN_SESSION_HANDLES: sessions are open; close them first. */
 HRESULT WINAPI DismShutdown(void);
 
-/* Mounts an image of a .wim, .esd or .swm file at an existing empty directory that the caller owns.
- * (dismmountimage-function)
+/* Mounts an image of a .wim, .esd, .swm, .vhd or .vhdx file at an existing empty directory that the caller owns, or a disk
+ * at a free drive letter (PATHS, above). (dismmountimage-function)
  *
  * ImageIdentifier picks ImageIndex or ImageName (compared without case); the other is not looked at.
  * Flags: DISM_MOUNT_*; unknown bits are E_INVALIDARG.
