@@ -11,9 +11,11 @@
 # In this order: random edits with other seeds each time, committed, applied and compared; random access to one file of the
 # image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
 # while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
-# time. A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
-# Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree or
-# kills.
+# time; mounts cancelled at 1,000 random times; the Debian packages installed and used in a fresh Debian 12 (wants
+# mmdebstrap and an apt mirror). A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the
+# first failure.
+# Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree,
+# kills, cancels or deb.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
@@ -24,7 +26,7 @@ while (($#)); do
     --minutes) minutes=$2; shift 2 ;;
     --bin) bin=$2; shift 2 ;;
     --only) only=$2; shift 2 ;;
-    *) sed -n '4,19s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
+    *) sed -n '4,21s/^# \{0,1\}//p' "$0"; [[ $1 == --help ]]; exit ;;
   esac
 done
 if [[ -z $bin ]]; then
@@ -85,5 +87,15 @@ fi
 if wanted kills; then
   echo "--- every kind of operation, workers killed all the time, $minutes minutes"
   DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 recovery_test.py KilledWorkerTest.test_every_operation
+fi
+if wanted cancels; then
+  echo "--- mounts cancelled at 1,000 random times"
+  DISMD_CANCELS=1000 DISMD_CANCEL_SEED=$RANDOM /usr/bin/python3 cancel_test.py RandomTimesTest
+fi
+
+if wanted deb; then
+  echo "--- the Debian packages in a fresh Debian 12"
+  [[ -e $root/build/CPackConfig.cmake ]] || (cd "$root" && cmake --preset release -G Ninja && cmake --build --preset release) >&2
+  "$root/tests/integration/deb_test.sh" "$scratch/deb"
 fi
 echo "--- all done"
