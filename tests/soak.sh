@@ -12,9 +12,10 @@
 # image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
 # while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
 # time; the first and the last of these once more on disks (VHD, VHDX); once, a file of 5 GiB edited and another made,
-# committed. A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure. Needs the
-# packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree, kills,
-# disk-edits, disk-kills or large.
+# committed; mounts cancelled at 1,000 random times; the Debian packages installed and used in a fresh Debian 12 (wants an
+# apt mirror). A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
+# Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree,
+# kills, disk-edits, disk-kills, large, cancels or deb.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
@@ -105,5 +106,16 @@ fi
 if wanted large; then
   echo "--- files beyond 4 GiB"
   /usr/bin/python3 large_test.py
+fi
+
+if wanted cancels; then
+  echo "--- mounts cancelled at 1,000 random times"
+  DISMD_CANCELS=1000 DISMD_CANCEL_SEED=$RANDOM /usr/bin/python3 cancel_test.py RandomTimesTest
+fi
+
+if wanted deb; then
+  echo "--- the Debian packages in a fresh Debian 12"
+  [[ -e $root/build/CPackConfig.cmake ]] || (cd "$root" && cmake --preset release -G Ninja && cmake --build --preset release) >&2
+  "$root/tests/integration/deb_test.sh" "$scratch/deb"
 fi
 echo "--- all done"

@@ -60,6 +60,9 @@ def hresult(text):
 
 
 def drive_path(path, setting):
+    """As the row wants it to be written."""
+    if setting.drive_letter and path == setting.point:
+        return setting.drive_letter
     return "C:" + path[len(setting.drives):].replace("/", "\\") if setting.drives else path
 
 

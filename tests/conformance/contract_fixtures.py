@@ -8,6 +8,7 @@ image("two"), "mount point not empty" calls mount_point("not empty"). They run i
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -191,7 +192,7 @@ class Setting:
         self.prefix = ()
         self.cancel_at = self.seam = None
         self.signalled = False
-        self.drives = None
+        self.drives = self.drive_letter = None
 
     def prepare(self, set_ups):
         methods = sorted((name for name in dir(self) if not name.startswith("_")), key=len, reverse=True)
@@ -301,6 +302,10 @@ class Setting:
         self.environment["DISMD_DRIVES"] = f"C:={self.world.directory}"
         self.drives = self.world.directory
 
+    def a_free_drive_letter(self):
+        self.environment["DISMD_DRIVES"] = f"*:={self.new_directory('drives')}"
+        self.point, self.drive_letter = f"{self.directory}/drives/X", "X:\\"
+
     # ---- What is there already ----
 
     def mounted(self, how="read-only"):
@@ -308,6 +313,17 @@ class Setting:
         point = self.new_directory("other") if "elsewhere" in how else self.point
         self.world.caller.mount(self.image_path, point, index=2 if "second" in how else 1,
                                 read_only="read-only" in how)
+
+    def mounted_by_another_user(self):
+        self.point = self.new_directory("theirs", uid=CALLER + 1)
+        with Caller(self.world.service.address, CALLER + 1) as other:
+            other.mount(self.image_path, self.point)
+
+        def unmount():
+            with Caller(self.world.service.address, CALLER + 1) as other:
+                other.unmount(self.point)
+
+        self.undo.callback(unmount)
 
     def edited(self, name="new.txt"):
         done = self.world.caller.run("sh", "-c", 'printf changed > "$0"', f"{self.point}/{name}")
@@ -440,6 +456,12 @@ class After:
 
     def warns(self, words):
         return None if words in self.world.service.log() else "the log does not say so"
+
+    def logged(self, number):
+        """So many lines of DISM's format in the log at the mount point."""
+        line = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, (Error|Info) +DISM   API: PID=\d+ TID=\d+ DismApi: .*HRESULT=0x[0-9A-F]{8} - Dism\w+\r"
+        lines = read(f"{self.setting.point}/dism.log").split(b"\n")[:-1]
+        return None if len(lines) == int(number) and all(re.fullmatch(line, text) for text in lines) else str(lines)
 
     def images(self, number):
         found = run("wiminfo", "--header", self.setting.image_path).decode()

@@ -227,8 +227,8 @@ HRESULT WINAPI DismInitialize(DismLogLevel LogLevel, PCWSTR LogFilePath, PCWSTR 
  * DISMAPI_E_OPEN_SESSION_HANDLES: sessions are open; close them first. */
 HRESULT WINAPI DismShutdown(void);
 
-/* Mounts an image of a .wim, .esd or .swm file at an existing empty directory that the caller owns.
- * (dismmountimage-function)
+/* Mounts an image of a .wim, .esd, .swm, .vhd or .vhdx file at an existing empty directory that the caller owns, or a disk
+ * at a free drive letter (PATHS, above). (dismmountimage-function)
  *
  * ImageIdentifier picks ImageIndex or ImageName (compared without case); the other is not looked at.
  * Flags: DISM_MOUNT_*; unknown bits are E_INVALIDARG.
