@@ -19,6 +19,8 @@
 #define LIBMOUNT_FUSE_INVALIDATOR_H_
 
 #include <algorithm>
+#include <chrono>
+#include <deque>
 #include <functional>
 #include <string>
 #include <utility>
@@ -80,11 +82,15 @@ class Invalidator {
   void Attributes(NodeId node) { Post(node, "", Note(node, "", 0)); }
   void Content(NodeId node) { Post(node, "", Note(node, "", kContent), /*content=*/true); }
 
-  // Whether the kernel may still have a name that was the node's and is not any more.
+  // Whether the kernel may still have a name that was the node's and is not any more, or may have had it when it sent
+  // the request that is being answered.
   bool MayHaveStaleNameOf(NodeId node) {
     absl::MutexLock lock(&mutex_);
     const std::vector<InflightTable::Notice> all = table_->notices();
-    return std::any_of(all.begin(), all.end(), [node](const auto& notice) { return notice.target == node; });
+    return std::any_of(all.begin(), all.end(), [node](const auto& notice) { return notice.target == node; }) ||
+           std::any_of(told_.begin(), told_.end(), [node](const Told& told) {
+             return told.target == node && std::chrono::steady_clock::now() < told.until;
+           });
   }
 
   // Tells what a process that died has left.
@@ -97,6 +103,13 @@ class Invalidator {
  private:
   // The target of a notice of a node's pages.
   static constexpr NodeId kContent = ~NodeId{0};
+  // Longer than a request is under way that was sent before the kernel was told.
+  static constexpr std::chrono::seconds kAfterwards{10};
+  static constexpr size_t kMostTold = 256;
+  struct Told {
+    NodeId target;
+    std::chrono::steady_clock::time_point until;
+  };
 
   int Note(NodeId node, const std::string& name, NodeId target) {
     absl::MutexLock lock(&mutex_);
@@ -114,15 +127,25 @@ class Invalidator {
         notify_.attributes(node);
       } else {
         notify_.entry(node, name);
+        Remember(notice);
       }
       Forget(notice);
     });
+  }
+  void Remember(int notice) {
+    absl::MutexLock lock(&mutex_);
+    for (const InflightTable::Notice& one : table_->notices()) {
+      if (one.index != notice || one.target == 0) continue;
+      if (told_.size() >= kMostTold) told_.pop_front();
+      told_.push_back({one.target, std::chrono::steady_clock::now() + kAfterwards});
+    }
   }
 
   const Notify notify_;
   NotifyingThread* const thread_;
   absl::Mutex mutex_;
   InflightTable* const table_ ABSL_PT_GUARDED_BY(mutex_);  // its notices
+  std::deque<Told> told_ ABSL_GUARDED_BY(mutex_);          // the last ones
 };
 
 }  // namespace libmount

@@ -348,6 +348,16 @@ TEST_F(FuseWriteTest, RemovingByAnotherCaseInvalidatesTheOwnName) {
   EXPECT_EQ(EntryName(kernel_.notifications()[1]), "dir");
 }
 
+// The kernel may have sent the OPEN before it was told that the name is gone.
+TEST_F(FuseWriteTest, AFileThatLivesOnIsNotOpenedByItsFormerName) {
+  ASSERT_EQ(Open(file_).error, 0);
+  ASSERT_EQ(Name(FUSE_UNLINK, kRootNode, "FILE"), 0);
+  ASSERT_EQ(Name(FUSE_RMDIR, kRootNode, "DIR"), 0);
+  ASSERT_TRUE(kernel_.AwaitNotifications(2));  // and so the first is over
+  EXPECT_EQ(kernel_.GetAttr(file_).error, 0);
+  EXPECT_EQ(Open(file_).error, -ESTALE);
+}
+
 TEST_F(FuseWriteTest, RenamingByAnotherCaseInvalidatesTheOwnNames) {
   Create("target");
   ASSERT_EQ(Rename("FILE", "TARGET"), 0);
