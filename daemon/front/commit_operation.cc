@@ -170,7 +170,7 @@ Outcome Attempt(const Tools& tools, Operation& operation, const MountView& view,
   libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
   Outcome done = ask(operation, *view.worker, options);
   if (!done.has_value()) return done;
-  if (libmount::ReasonOf(done->status()) == Reason::kWorkerDied && wait_for_replacement) {
+  if (!done->ok() && view.worker->ended() && wait_for_replacement) {
     done = AskReplacement(tools, view, operation.id());
   }
   seat.Ended(*done);

@@ -148,6 +148,7 @@ class Service final : public BrokerEvents {
   OperationTable operations_{[this](const std::string& id) { ForgetOperation(id); }};
   ServeConnection serve_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> told_to_stop_{false};
 
   absl::Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

@@ -90,7 +90,7 @@ void Service::OnBrokerEnd() {
 }
 
 void Service::OnStop(const internal::StopService& event) {
-  if (stopper_.joinable()) return;
+  if (told_to_stop_.exchange(true)) return;
   stopping_ = true;
   absl::Duration grace = absl::Milliseconds(event.grace_milliseconds());
   libmount::Log(Severity::kInfo, absl::StrCat("stopping within ", absl::FormatDuration(grace)));

@@ -131,6 +131,6 @@ void Service::ResumeUnmount(const std::shared_ptr<Operation>& operation, const C
          [this, operation, view] { return RunUnmount(tools(), view, operation->log_context(), Edits::kDiscard); });
 }
 
-bool Service::LeavesWork() { return !stopper_.joinable() && !operations_.Running().empty(); }
+bool Service::LeavesWork() { return !told_to_stop_ && !operations_.Running().empty(); }
 
 }  // namespace dismd

@@ -177,6 +177,11 @@ void WorkerLink::Close() {
   if (watch != 0) loop_.Remove(watch);
 }
 
+bool WorkerLink::ended() {
+  absl::MutexLock lock(&mutex_);
+  return !state_.ok();
+}
+
 void WorkerLink::OnReadable() {
   for (int i = 0; i < kMessagesAtOnce; ++i) {
     WorkerToFront message;

@@ -63,6 +63,8 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
 
   // Events and answers end here; calls fail. The socket stays open until destruction.
   void Close();
+  // It is closed, or its worker has died.
+  bool ended();
 
  private:
   struct Pending {

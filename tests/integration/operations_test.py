@@ -232,26 +232,31 @@ class KilledFrontTest(OperationTestCase):
 
     def test_worker_killed_as_well(self):
         """By the unmount's commit, too: what was written counts, what was not is there to be committed again."""
+        made = []
         for method, request in (("CommitImage", {}), ("UnmountImage", self.unmount_request())):
             for seam, expected in ((BEGUN, ("FAILED", "WORKER_DIED")), (WRITTEN, ("SUCCEEDED", ""))):
-                with self.subTest(method=method, seam=seam):
-                    if not self.client.mounts():
-                        self.mount_rw()
-                    word = f"{method}-{seam}"
-                    write(f"{self.root}/{word}", word.encode())
-                    operation = self.begin(method, seam, **request)
-                    worker = self.service.workers()[0]
-                    self.kill_front()
-                    self.go_on(seam)
-                    os.kill(worker, signal.SIGKILL)
-                    self.assertEqual(self.outcome(operation), expected)
-                    if seam == BEGUN or method == "CommitImage":
-                        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
-                        self.assertEqual(read(f"{self.root}/{word}"), word.encode())
-                    else:
-                        self.assert_unmounted()
-                        for made in (f"{m}-{s}" for m in ("CommitImage", "UnmountImage") for s in (BEGUN, WRITTEN)):
-                            self.assertEqual(read(f"{self.applied()}/{made}"), made.encode())
+                for worker_first in (True, False):
+                    with self.subTest(method=method, seam=seam, worker_first=worker_first):
+                        if not self.client.mounts():
+                            self.mount_rw()
+                        made.append(f"{method}-{seam}-{worker_first}")
+                        write(f"{self.root}/{made[-1]}", made[-1].encode())
+                        operation = self.begin(method, seam, **request)
+                        worker = self.service.workers()[0]
+                        if worker_first:
+                            os.kill(worker, signal.SIGKILL)
+                        self.kill_front()
+                        self.go_on(seam)
+                        if not worker_first:
+                            os.kill(worker, signal.SIGKILL)
+                        self.assertEqual(self.outcome(operation), expected)
+                        if seam == BEGUN or method == "CommitImage":
+                            self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+                            self.assertEqual(read(f"{self.root}/{made[-1]}"), made[-1].encode())
+                        else:
+                            self.assert_unmounted()
+                            target = self.applied()
+                            self.assertEqual([read(f"{target}/{name}") for name in made], [name.encode() for name in made])
 
 
 class KilledBrokerTest(OperationTestCase):
