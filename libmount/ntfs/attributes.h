@@ -7,13 +7,16 @@
 #ifndef LIBMOUNT_NTFS_ATTRIBUTES_H_
 #define LIBMOUNT_NTFS_ATTRIBUTES_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "absl/functional/function_ref.h"
 #include "libmount/base/errno_or.h"
+#include "libmount/base/little_endian.h"
 #include "libmount/ntfs/library.h"
 #include "libmount/ntfs/node_id.h"
 
@@ -55,7 +58,20 @@ struct OwnedFileName {
 };
 ErrnoOr<OwnedFileName> FirstName(ntfs_inode* inode);
 
-inline bool IsDirectory(const ntfs_inode* inode) { return (inode->mrec->flags & MFT_RECORD_IS_DIRECTORY) != 0; }
+// The library has enumerations for flags. Those of a damaged volume have bits that no name stands for, and may not be
+// read as what they are declared.
+inline uint32_t FileFlagsOf(const ntfs_inode* inode) { return LoadLe32(&inode->flags); }
+inline uint16_t DataFlagsOf(const ntfs_attr* attribute) { return LoadLe16(&attribute->data_flags); }
+inline uint16_t DataFlagsOf(const ATTR_RECORD* record) {
+  return LoadLe16(reinterpret_cast<const char*>(record) + offsetof(ATTR_RECORD, flags));
+}
+inline constexpr uint16_t kDataCompressed = 0x00ff;  // in any way
+inline constexpr uint16_t kDataSparse = 0x8000;
+
+inline bool IsDirectory(const ntfs_inode* inode) {
+  const uint16_t flags = LoadLe16(reinterpret_cast<const char*>(inode->mrec) + offsetof(MFT_RECORD, flags));
+  return (flags & le16_to_cpu(MFT_RECORD_IS_DIRECTORY)) != 0;
+}
 
 // The times of a change of data, or of entries: write and change.
 inline void TouchData(ntfs_inode* inode) {
@@ -63,7 +79,9 @@ inline void TouchData(ntfs_inode* inode) {
 }
 
 inline void SetFlag(ntfs_inode* inode, FILE_ATTR_FLAGS flag, bool on) {
-  inode->flags = static_cast<FILE_ATTR_FLAGS>(on ? inode->flags | flag : inode->flags & ~flag);
+  const uint32_t bit = le32_to_cpu(flag);
+  const uint32_t flags = on ? FileFlagsOf(inode) | bit : FileFlagsOf(inode) & ~bit;
+  memcpy(&inode->flags, &flags, sizeof flags);  // little endian, as the machine
 }
 
 inline FileReference ReferenceOf(const ntfs_inode* inode) {

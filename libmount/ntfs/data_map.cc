@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "libmount/ntfs/attributes.h"
 #include "libmount/ntfs/volume.h"
 
 namespace libmount {
@@ -25,7 +26,7 @@ ErrnoOr<std::shared_ptr<const DataMap>> DataMap::Of(ntfs_attr* attribute) {
     // last one count.
     map->kind_ = Kind::kLibrary;
     map->size_ = ((map->size_ + 511) & ~uint64_t{511}) + 2;
-  } else if ((attribute->data_flags & ATTR_COMPRESSION_MASK) != const_cpu_to_le16(0)) {
+  } else if ((DataFlagsOf(attribute) & kDataCompressed) != 0) {
     map->kind_ = Kind::kLibrary;
   } else if (NAttrNonResident(attribute)) {
     map->kind_ = Kind::kRuns;

@@ -193,7 +193,7 @@ ErrnoOr<NodeAttributes> NtfsTreeImpl::MakeSymlink(const Request& request, NodeId
 // The library refuses names for reparse points that it does not know.
 int NtfsTreeImpl::AddName(ntfs_inode* inode, ntfs_inode* directory, std::string_view utf16) {
   const Name name(utf16);
-  const bool is_reparse_point = (inode->flags & FILE_ATTR_REPARSE_POINT) != 0;
+  const bool is_reparse_point = (FileFlagsOf(inode) & kAttributeReparsePoint) != 0;
   SetFlag(inode, FILE_ATTR_REPARSE_POINT, false);
   errno = 0;
   const int result = ntfs_link(inode, directory, name.units(), name.size());

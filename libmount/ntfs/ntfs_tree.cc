@@ -63,7 +63,7 @@ ErrnoOr<Inode> NtfsTreeImpl::OpenFile(NodeId node) const {
 
 NtfsTreeImpl::FileFacts NtfsTreeImpl::FactsOf(ntfs_inode* inode) const {
   FileFacts facts;
-  facts.attributes = le32_to_cpu(inode->flags) & ~kInternalAttributes;
+  facts.attributes = FileFlagsOf(inode) & ~kInternalAttributes;
   if (IsDirectory(inode)) facts.attributes |= kAttributeDirectory;
   if (facts.attributes & kAttributeReparsePoint) {
     ErrnoOr<std::string> point = ReparsePointOf(inode);
@@ -309,7 +309,7 @@ void NtfsTreeImpl::VisitReadAheadCandidates(NodeId file, uint64_t max_size, Cand
       ErrnoOr<Inode> inode = volume_->Open(items[at].file);
       if (!inode.ok() || !S_ISREG(FactsOf(inode->get()).mode) || inode->get()->data_size <= 0) continue;
       size = static_cast<uint64_t>(inode->get()->data_size);
-      if (size > max_size || (le32_to_cpu(inode->get()->flags) & kAttributeEncrypted) != 0) continue;
+      if (size > max_size || (FileFlagsOf(inode->get()) & kAttributeEncrypted) != 0) continue;
     }
     if (!visitor(sibling, size)) return;
   }

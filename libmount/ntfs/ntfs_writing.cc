@@ -32,13 +32,13 @@ int WriteAll(ntfs_attr* attribute, uint64_t offset, absl::Span<const char> data)
 
 // What is left of a compressed block in memory goes to the volume.
 int Finish(ntfs_attr* attribute) {
-  if ((attribute->data_flags & ATTR_COMPRESSION_MASK) == const_cpu_to_le16(0)) return 0;
+  if ((DataFlagsOf(attribute) & kDataCompressed) == 0) return 0;
   errno = 0;
   return ntfs_attr_pclose(attribute) == 0 ? 0 : ChangeErrno();
 }
 
 int ResizeAttribute(ntfs_attr* attribute, uint64_t size) {
-  const bool compressed = (attribute->data_flags & ATTR_COMPRESSION_MASK) != const_cpu_to_le16(0);
+  const bool compressed = (DataFlagsOf(attribute) & kDataCompressed) != 0;
   if (compressed && static_cast<s64>(size) > attribute->initialized_size) {
     // The library grows a compressed file by writing into it only.
     const char zero = 0;

@@ -31,7 +31,7 @@ ErrnoOr<std::vector<NamedStream>> NamedStreams(ntfs_inode* inode) {
     const uint64_t size = SizeOf(record);
     uint64_t allocated = 0;
     if (record->non_resident) {
-      const bool packed = (record->flags & (ATTR_COMPRESSION_MASK | ATTR_IS_SPARSE)) != const_cpu_to_le16(0);
+      const bool packed = (DataFlagsOf(record) & (kDataCompressed | kDataSparse)) != 0;
       allocated = static_cast<uint64_t>(sle64_to_cpu(packed ? record->compressed_size : record->allocated_size));
     }
     streams.push_back({0, std::string(name), size, allocated});

@@ -31,11 +31,12 @@ inline constexpr uint32_t kPieceUnit = 512;
 inline constexpr uint64_t kMaxPiecedFile = uint64_t{64} << 20;
 inline constexpr size_t kPieceHeader = 6;
 
-inline UniqueFd MakePiecedFile(std::string_view input) {
+// Pieces lie in the `room` bytes behind `base`; the last one may reach beyond.
+inline UniqueFd MakePiecedFile(std::string_view input, uint64_t base = 0, uint64_t room = kMaxPiecedFile) {
   UniqueFd fd(memfd_create("disk", MFD_CLOEXEC));
   if (!fd) abort();
   while (input.size() >= kPieceHeader) {
-    const uint64_t place = LoadLe32(input.data()) % (kMaxPiecedFile / kPieceUnit) * kPieceUnit;
+    const uint64_t place = base + LoadLe32(input.data()) % (room / kPieceUnit) * kPieceUnit;
     const std::string_view bytes = input.substr(kPieceHeader, LoadLe16(input.data() + 4));
     if (pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(place)) < 0) abort();
     input.remove_prefix(kPieceHeader + bytes.size());
@@ -64,22 +65,27 @@ class ChecksumFixer {
     for (uint64_t offset : kVhdxRegionTableOffsets) FixVhdx(offset, kVhdxRegionTableSize, "regi");
   }
 
-  void FixLog(uint64_t offset, uint64_t size) {
-    if (offset > size_ || size > size_ - offset) return;
-    for (uint64_t at = 0; at < std::min(size, kMaxLog); at += kLogSector) {
-      const std::string entry = Read(offset + at, kLogSector);
-      if (!entry.starts_with("loge")) continue;
-      const uint64_t length = LoadLe32(&entry[8]);
+  // `guid`: what entries are to name, too.
+  void FixLog(uint64_t offset, uint64_t size, const Guid* guid = nullptr) {
+    std::string log = size > kMaxLog ? "" : Read(offset, size);
+    for (uint64_t at = 0; at + kLogSector <= log.size(); at += kLogSector) {
+      if (log.compare(at, 4, "loge") != 0) continue;
+      if (guid != nullptr) {
+        log.replace(at + kGuidAt, guid->size(), guid->data(), guid->size());
+        if (pwrite(fd_, guid->data(), guid->size(), static_cast<off_t>(offset + at + kGuidAt)) < 0) abort();
+      }
+      const uint64_t length = LoadLe32(&log[at + 8]);
       if (length < kLogSector || length > size || length > kMaxEntry) continue;
       // The log is a ring.
-      std::string whole = Read(offset + at, std::min(length, size - at));
-      whole += Read(offset, length - whole.size());
-      if (whole.size() == length) Write32(offset + at + 4, VhdxChecksum(whole, 4));
+      std::string whole = log.substr(at, length);
+      whole += log.substr(0, length - whole.size());
+      Write32(offset + at + 4, VhdxChecksum(whole, 4));
     }
   }
 
  private:
   static constexpr uint64_t kLogSector = 4096;
+  static constexpr uint64_t kGuidAt = 32;  // in an entry
   static constexpr uint64_t kMaxLog = uint64_t{1} << 20;
   static constexpr uint64_t kMaxEntry = uint64_t{64} << 10;  // checksums of larger ones take too long
 

@@ -3,6 +3,7 @@
 // A VHDX's log that says anything, in a file of 3 MiB whose second is the log. The input's pieces are the log;
 // checksums are made right, and so are the identifiers of what claims to be an entry, unless the first byte is odd.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -19,39 +20,29 @@ namespace libmount {
 namespace {
 
 constexpr uint64_t kFileSize = 3 * kVhdxUnit;
-constexpr uint64_t kLogSector = 4096;
+constexpr uint64_t kWindow = 10000;  // more than a patch
 
-// Puts the input's pieces into the log, in units of 512 bytes from its start.
 UniqueFd MakeFile(std::string_view input, const VhdxHeader& header, bool fix) {
-  UniqueFd log = MakePiecedFile(input);
-  std::string bytes(kVhdxUnit, '\0');
-  if (pread(log.get(), bytes.data(), bytes.size(), 0) < 0) abort();
-  for (uint64_t at = 0; fix && at < bytes.size(); at += kLogSector) {
-    if (bytes.compare(at, 4, "loge") == 0) bytes.replace(at + 32, sizeof(Guid), header.log_guid.data(), sizeof(Guid));
-  }
-  UniqueFd file(memfd_create("disk", MFD_CLOEXEC));
-  if (!file || ftruncate(file.get(), kFileSize) != 0) abort();
-  if (pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(header.log_offset)) < 0) abort();
-  if (fix) ChecksumFixer(file.get()).FixLog(header.log_offset, header.log_size);
+  UniqueFd file = MakePiecedFile(input, header.log_offset, header.log_size);
+  if (ftruncate(file.get(), kFileSize) != 0) abort();
+  if (fix) ChecksumFixer(file.get()).FixLog(header.log_offset, header.log_size, &header.log_guid);
   return file;
 }
 
 void CheckPatches(const FilePatches& patches) {
   if (patches.file_size() < kFileSize) abort();
   uint64_t behind = 0;
-  patches.ForEach([&](uint64_t offset, uint64_t size, const char*) {
+  patches.ForEach([&](uint64_t offset, uint64_t size, const char* bytes) {
     if (size == 0 || offset < behind || offset > patches.file_size() || size > patches.file_size() - offset) abort();
     behind = offset + size;
+    // What is read from a little before it on has it in its place.
+    const uint64_t start = offset - std::min<uint64_t>(offset, 100);
+    std::string window(kWindow, 'f');
+    patches.Apply(start, absl::MakeSpan(window));
+    const std::string_view seen = std::string_view(window).substr(offset - start, size);
+    if (seen != (bytes == nullptr ? std::string(seen.size(), '\0') : std::string(bytes, seen.size()))) abort();
     return 0;
   });
-  std::string whole(kFileSize, 'f');
-  patches.Apply(0, absl::MakeSpan(whole));
-  std::string piece(5000, 'f');
-  for (uint64_t at = 1000; at < whole.size() - piece.size(); at += 500000) {
-    piece.assign(piece.size(), 'f');
-    patches.Apply(at, absl::MakeSpan(piece));
-    if (whole.compare(at, piece.size(), piece) != 0) abort();
-  }
 }
 
 int RunOne(std::string_view input) {
