@@ -77,13 +77,7 @@ class LibDismApi:
 
     def _program(self, environment, prefix):
         library = os.path.join(os.path.dirname(BIN), "lib/libdismapi.so")
-        environment = {**os.environ, "DISMD_ADDRESS": self.world.service.address, "PYTHONDONTWRITEBYTECODE": "1",
-                       **environment}
-        if os.environ.get("DISMD_SANITIZE"):
-            # Python is not of our making: the sanitizer's runtime goes before it, and of leaks nothing can be said.
-            runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], stdout=subprocess.PIPE, text=True, check=True)
-            environment["LD_PRELOAD"] = runtime.stdout.strip()
-            environment["ASAN_OPTIONS"] = environment.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
+        environment = {**os.environ, "DISMD_ADDRESS": self.world.service.address, **environment}
         return dismapi.DismApi(library, environment, CALLER, prefix)
 
     def close(self):

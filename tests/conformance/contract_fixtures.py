@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the contract's rows stand on: images in each format, and the set-ups that contract.tsv names.
+"""What the contract's rows stand on: a service for all of a format, and the set-ups that contract.tsv names.
 
 A set-up is a method of Setting; its first words are the method's name, the rest its argument: "image two" calls
 image("two"), "mount point not empty" calls mount_point("not empty"). They run in the order of the row.
@@ -8,133 +8,19 @@ image("two"), "mount point not empty" calls mount_point("not empty"). They run i
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "integration"))
-
-import disks  # noqa: E402
-import ntfs_volume  # noqa: E402
-import processes  # noqa: E402
-from dismd_client import Caller  # noqa: E402
-from dismd_service import Service  # noqa: E402
-from ntfs_volume import run  # noqa: E402
-from processes import wait_until  # noqa: E402
+from contract_images import make_images, read, write  # first: it says where the next are
+import processes
+from dismd_client import Caller
+from dismd_service import Service
+from ntfs_volume import run
+from processes import wait_until
 
 CALLER = 51234  # nobody here has this id
-HELLO = b"Hello, world\n"
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
-
-# Offsets in a WIM, and flags in its header.
-FLAGS_OFFSET = 16
-FLAG_READ_ONLY = 0x4
-FLAG_WRITE_IN_PROGRESS = 0x40
-IN_A_BLOB = 208 + 1000  # the header's 208 bytes are followed by file data
-
-# Of ManagedDism's test images: what Windows Setup writes into the XML of a WIM.
-WINDOWS = {
-    "WINDOWS/ARCH": "9", "WINDOWS/EDITIONID": "WindowsPE", "WINDOWS/INSTALLATIONTYPE": "WindowsPE",
-    "WINDOWS/PRODUCTNAME": "Microsoft Windows Operating System", "WINDOWS/PRODUCTTYPE": "WinNT",
-    "WINDOWS/LANGUAGES/LANGUAGE": "en-US", "WINDOWS/LANGUAGES/DEFAULT": "en-US", "WINDOWS/SYSTEMROOT": "WINDOWS",
-    "WINDOWS/VERSION/MAJOR": "6", "WINDOWS/VERSION/MINOR": "3", "WINDOWS/VERSION/BUILD": "9600",
-    "WINDOWS/VERSION/SPBUILD": "16384", "WINDOWS/VERSION/SPLEVEL": "0",
-}
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def write(path, data):
-    with open(path, "wb") as file:
-        file.write(data)
-
-
-def fill(tree):
-    os.makedirs(f"{tree}/folder")
-    write(f"{tree}/hello.txt", HELLO)
-    # Two files that no codec makes small, so that a set split at 1 MiB has two parts.
-    for number, name in enumerate(("noise", "more")):
-        write(f"{tree}/folder/{name}.bin", b"".join(hashlib.sha256(b"%d %d" % (number, i)).digest()
-                                                  for i in range(800 << 5)))
-
-
-def make_wims(directory):
-    tree = f"{directory}/tree"
-    fill(tree)
-
-    def capture(name, image_name, *options):
-        run("wimcapture", tree, f"{directory}/{name}", image_name, "--no-acls", *options)
-
-    capture("small.wim", "Small", "--compress=XPRESS")
-    capture("two.wim", "First", "--compress=LZX")
-    run("wimappend", tree, f"{directory}/two.wim", "Second", "--no-acls")
-    capture("checked.wim", "Checked", "--compress=XPRESS", "--check")
-    capture("solid.esd", "Solid", "--solid")
-    capture("pipable.wim", "Pipable", "--pipable")
-    run("wimsplit", f"{directory}/small.wim", f"{directory}/split.swm", "1")
-    shutil.copyfile(f"{directory}/split.swm", f"{directory}/lonely.swm")
-    shutil.copyfile(f"{directory}/two.wim", f"{directory}/windows.wim")
-    run("wiminfo", f"{directory}/windows.wim", "1",
-        *(f"--image-property={name}={value}" for name, value in WINDOWS.items()))
-    shutil.rmtree(tree)
-
-    def changed(name, source, offset, value):
-        data = bytearray(read(f"{directory}/{source}"))
-        data[offset] ^= value
-        write(f"{directory}/{name}", data)
-
-    changed("check-fails.wim", "checked.wim", IN_A_BLOB, 1)  # only the table tells
-    changed("being-written.wim", "small.wim", FLAGS_OFFSET, FLAG_WRITE_IN_PROGRESS)
-    changed("write-protected.wim", "small.wim", FLAGS_OFFSET, FLAG_READ_ONLY)
-
-
-def make_disks(directory, extension):
-    def make(name, volume):
-        raw = f"{directory}/raw"
-        disks.make_disk(raw, ((disks.BASIC, 16, volume),))
-        disks.convert(raw, f"{directory}/{name}.{extension}")
-        os.unlink(raw)
-
-    volume = f"{directory}/volume"
-    disks.make_volume(volume, 16, lambda root: write(f"{root}/hello.txt", HELLO))
-    make("small", volume)
-    with ntfs_volume.mounted(volume) as root:
-        write(f"{root}/hiberfil.sys", b"HIBR" + bytes(4096))
-    make("hibernated", volume)
-    with open(volume, "wb") as file:
-        file.truncate(16 * disks.MIB)
-        file.write(b"\xeb\x58\x90-FVE-FS-")
-        file.seek(510)
-        file.write(b"\x55\xaa")
-    make("locked", volume)
-    os.unlink(volume)
-
-
-def make_images(directory, extension):
-    """All images of a format, and the damaged ones, which are the same in each."""
-    os.mkdir(directory)
-    if extension == "wim":
-        make_wims(directory)
-    else:
-        make_disks(directory, extension)
-    small = read(f"{directory}/small.{extension}")
-    write(f"{directory}/garbage.{extension}", hashlib.sha512(b"garbage").digest() * 2000)
-    write(f"{directory}/empty.{extension}", b"")
-    write(f"{directory}/short.{extension}", small[:len(small) // 2])
-    write(f"{directory}/private.{extension}", small)
-    write(f"{directory}/small.txt", small)
-    write(f"{directory}/small", small)
-    os.mkdir(f"{directory}/directory.{extension}")
-    for name in os.listdir(directory):
-        os.chmod(f"{directory}/{name}", 0o755 if name.startswith("directory") else 0o644)
-    os.chmod(f"{directory}/private.{extension}", 0o600)
-    os.chmod(directory, 0o755)
-
 
 class World:
     """One service for all rows of a format."""
@@ -394,102 +280,3 @@ class Setting:
         for suffix in ("stop", "reached"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._seam_file(suffix))
-
-
-class After:
-    """The checks of contract.tsv's last column, methods as the set-ups are. Each returns what is wrong, or None."""
-
-    def __init__(self, setting, answer):
-        self.setting, self.answer = setting, answer
-        self.world = setting.world
-
-    def check(self, checks):
-        wrong = []
-        for check in checks:
-            name, _, argument = check.partition(" ")
-            method = getattr(self, name.replace("-", "_"), None)
-            assert method, f"no such check: {check}"
-            found = method(argument) if argument else method()
-            if found:
-                wrong.append(f"{check}: {found}")
-        return wrong
-
-    def _mounts(self):
-        return self.world.caller.mounts()
-
-    def nothing(self):
-        """No mount, no process, the image file as it was."""
-        try:
-            wait_until(lambda: not self.world.service.workers(), 20, "the workers to end")
-        except AssertionError as error:
-            return str(error)
-        mounts = [mount["mount_path"] for mount in self._mounts()] + processes.mounts_below(self.setting.directory)
-        allowed = [self.setting.point] if os.path.ismount(self.setting.point) else []  # the row's own file system
-        left = [path for path in mounts if path not in allowed and not path.endswith("/sshfs")]
-        if left:
-            return f"there are mounts: {left}"
-        return self.unchanged()
-
-    def unchanged(self):
-        return None if self.setting.image_is_as_before() else "the image file has changed"
-
-    def mounted(self, mode="read-only"):
-        """There is one mount of ours, whose files can be read."""
-        mounts = self._mounts()
-        if [mount["mount_path"] for mount in mounts] != [self.setting.point]:
-            return f"there is {mounts}"
-        if mounts[0].get("read_only", False) != (mode == "read-only"):
-            return "it is the other mode"
-        if mounts[0]["status"] != "MOUNT_STATUS_OK":
-            return mounts[0]["status"]
-        text = self.world.caller.run("cat", f"{self.setting.point}/hello.txt")
-        return None if text.stdout == HELLO else f"hello.txt: {text}"
-
-    def mounts(self, number):
-        found = len(self._mounts())
-        return None if found == int(number) else f"there are {found}"
-
-    def status(self, status):
-        mounts = self._mounts()
-        wanted = f"MOUNT_STATUS_{status.upper().replace('-', '_')}"
-        return None if [mount["status"] for mount in mounts] == [wanted] else str(mounts)
-
-    def warns(self, words):
-        return None if words in self.world.service.log() else "the log does not say so"
-
-    def logged(self, number):
-        """So many lines of DISM's format in the log at the mount point."""
-        line = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, (Error|Info) +DISM   API: PID=\d+ TID=\d+ DismApi: .*HRESULT=0x[0-9A-F]{8} - Dism\w+\r"
-        lines = read(f"{self.setting.point}/dism.log").split(b"\n")[:-1]
-        return None if len(lines) == int(number) and all(re.fullmatch(line, text) for text in lines) else str(lines)
-
-    def images(self, number):
-        found = run("wiminfo", "--header", self.setting.image_path).decode()
-        return None if f"Image Count                 = {number}\n" in found else found
-
-    def has(self, argument):
-        """NAME INDEX: the image holds the edited file, as wimlib reads it, and is sound."""
-        name, index = argument.split()
-        run("wimverify", self.setting.image_path)
-        text = run("wimextract", self.setting.image_path, index, f"/{name}", "--to-stdout")
-        return None if text == b"changed" else f"it holds {text!r}"
-
-    def lacks(self, argument):
-        name, index = argument.split()
-        listing = run("wimdir", self.setting.image_path, index).decode().splitlines()
-        return None if f"/{name}" not in listing else "it is there"
-
-    def checkable(self):
-        """The file has an integrity table, and it is right."""
-        run("wimapply", "--check", self.setting.image_path, "1", self.setting.new_directory("applied", uid=0))
-        found = run("wiminfo", "--header", self.setting.image_path).decode() + run("wiminfo", self.setting.image_path).decode()
-        return None if "Integrity" in found else "there is no integrity table"
-
-    def tells(self, wanted):
-        """"name=First": the n-th thing told has this field. "count=2"; "status=Ok"."""
-        key, _, value = wanted.partition("=")
-        value = value.replace("IMAGE", self.setting.image_path).replace("MOUNT", self.setting.point)
-        if key == "count":
-            return None if len(self.answer) == int(value) else f"there are {len(self.answer)}"
-        found = [str(item.get(key)) for item in self.answer]
-        return None if value in found else f"it tells {found}"

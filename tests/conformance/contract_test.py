@@ -45,7 +45,7 @@ def expectation(client, row):
     return client.expects(row["DismAPI"] if text == "=" else text)
 
 
-def run_row(world, client, row, fixtures, clients):
+def run_row(world, client, row, fixtures, clients, checks):
     """A list of what is wrong."""
     expected = expectation(client, row)
     setting = fixtures.Setting(world)
@@ -58,7 +58,7 @@ def run_row(world, client, row, fixtures, clients):
             wrong.append(f"{client.show(outcome.result)}, not {client.show(expected)}: {outcome.message}")
         if row["message"] and not re.search(clients.fill_in(row["message"], setting, re.escape), outcome.message):
             wrong.append(f"the message has no {row['message']}: {outcome.message}")
-        return wrong + fixtures.After(setting, outcome.answer).check(parts(row["afterwards"]))
+        return wrong + checks.After(setting, outcome.answer).check(parts(row["afterwards"]))
     except Exception:
         client.restart()
         raise
@@ -73,7 +73,8 @@ def give_up(*_):
 
 def main():
     extension, *words = sys.argv[1:]
-    import contract_clients as clients  # they want the environment
+    import contract_checks as checks  # they want the environment
+    import contract_clients as clients
     import contract_fixtures as fixtures
 
     signal.signal(signal.SIGALRM, give_up)
@@ -90,7 +91,7 @@ def main():
                     continue
                 count += 1
                 try:
-                    wrong = run_row(world, client, row, fixtures, clients)
+                    wrong = run_row(world, client, row, fixtures, clients, checks)
                 except Exception:
                     wrong = [traceback.format_exc()]
                 cells.append(f"{client.name}: " + ("ok" if not wrong else "WRONG"))

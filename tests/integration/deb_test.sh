@@ -33,7 +33,7 @@ done
 system=$directory/system
 mmdebstrap --quiet --mode=root --variant=minbase bookworm "$system" ${sources:+"$sources"} \
   --customize-hook='copy-in '"$directory"'/debs /' \
-  --customize-hook='chroot "$1" sh -c "apt-get install -y -q --no-install-recommends /debs/*.deb gcc libc6-dev pkg-config >/dev/null"'
+  --customize-hook='chroot "$1" sh -c "apt-get -o Dpkg::Use-Pty=false install -y -q --no-install-recommends /debs/*.deb gcc libc6-dev pkg-config >/dev/null"'
 
 echo "--- used by an ordinary user"
 mkdir -p "$directory/tree/folder" "$system/images"
@@ -76,7 +76,7 @@ done
 su - tester -c 'sh /images/use.sh' || { cat /var/log/dismd.log; exit 1; }
 kill $service
 wait $service
-apt-get purge -y -q dismd dismctl libdismapi1 libdismapi-dev > /dev/null
+apt-get -o Dpkg::Use-Pty=false purge -y -q dismd dismctl libdismapi1 libdismapi-dev > /dev/null
 test ! -e /usr/bin/dismd
 test ! -e /usr/bin/dism
 INSIDE
