@@ -34,7 +34,8 @@ Options of every command:
   --version            version of %P
 
 Paths: relative ones start at the current directory. C:\dir\file goes through a drive map: the variable
-  DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or lines "C: = /srv/c" in the section [drives] of
+  DISMD_DRIVES=C:=/srv/c;*:=/srv/drives ("*": the other letters, at one of which a disk
+  can be mounted), or lines "C: = /srv/c" in the section [drives] of
   ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf.
 
 Exit codes:
