@@ -22,8 +22,8 @@
  *
  * PATHS      POSIX paths as they are; C:\dir\file through a drive map: DISMD_DRIVES=C:=/srv/c;D:=/mnt/d, or a section
  *            [drives] with lines "C: = /srv/c" in ~/.config/dismd/dismctl.conf or /etc/dismd/dismctl.conf. "*" stands
- *            for the letters that are not named: with *:=/srv/drives, X: is /srv/drives/X; a disk may be mounted at such
- *            a free letter, whose directory is then made. Relative paths start at the current directory.
+ *            for the letters that are not named: with *:=/srv/drives, X: is /srv/drives/X; a disk may be mounted at
+ *            such a free letter, whose directory is then made. Relative paths start at the current directory.
  * SERVICE    DISMD_ADDRESS=unix:PATH, else the user's own service ($XDG_RUNTIME_DIR/dismd/dismd.sock), else the
  *            system's (/run/dismd/dismd.sock). No privileges are needed: a caller needs read access to the image and
  *            owns the mount point.
