@@ -4,7 +4,8 @@
 import os
 import re
 
-from contract_images import HELLO, read  # first: it says where the next are
+from contract_images import DISK_VOLUME_MIB, HELLO, read  # first: it says where the next are
+import ntfs_volume
 import processes
 from ntfs_volume import run
 from processes import wait_until
@@ -69,7 +70,8 @@ class After:
         return None if [mount["status"] for mount in mounts] == [wanted] else str(mounts)
 
     def warns(self, words):
-        return None if words in self.world.service.log() else "the log does not say so"
+        """The service's log says so of the image file."""
+        return None if f"{self.setting.image_path} {words}" in self.world.service.log() else "the log does not say so"
 
     def logged(self, number):
         """So many lines of DISM's format in the log at the mount point."""
@@ -82,10 +84,22 @@ class After:
         return None if f"Image Count                 = {number}\n" in found else found
 
     def has(self, argument):
-        """NAME INDEX: the image holds the edited file, as wimlib reads it, and is sound."""
+        """NAME INDEX: the image holds the edited file, as wimlib (of a disk: ntfs-3g) reads it, and is sound."""
         name, index = argument.split()
+        if self.world.extension != "wim":
+            return self._has_on_disk(name)
         run("wimverify", self.setting.image_path)
         text = run("wimextract", self.setting.image_path, index, f"/{name}", "--to-stdout")
+        return None if text == b"changed" else f"it holds {text!r}"
+
+    def _has_on_disk(self, name):
+        raw, volume = f"{self.setting.directory}/raw", f"{self.setting.directory}/volume"
+        kind = {"vhd": "vpc", "vhdx": "vhdx"}[self.world.extension]
+        run("qemu-img", "convert", "-f", kind, "-O", "raw", self.setting.image_path, raw)
+        run("dd", f"if={raw}", f"of={volume}", "bs=1M", "skip=1", f"count={DISK_VOLUME_MIB}", "conv=sparse", "status=none")
+        run("ntfsfix", "--no-action", volume)
+        with ntfs_volume.mounted(volume, "ro") as root:
+            text = read(f"{root}/{name}")
         return None if text == b"changed" else f"it holds {text!r}"
 
     def lacks(self, argument):

@@ -20,6 +20,7 @@ import ntfs_volume  # noqa: E402
 from ntfs_volume import run  # noqa: E402
 
 HELLO = b"Hello, world\n"
+DISK_VOLUME_MIB = 16
 
 # Offsets in a WIM, and flags in its header.
 FLAGS_OFFSET = 16
@@ -89,18 +90,18 @@ def make_wims(directory):
 def make_disks(directory, extension):
     def make(name, volume):
         raw = f"{directory}/raw"
-        disks.make_disk(raw, ((disks.BASIC, 16, volume),))
+        disks.make_disk(raw, ((disks.BASIC, DISK_VOLUME_MIB, volume),))
         disks.convert(raw, f"{directory}/{name}.{extension}")
         os.unlink(raw)
 
     volume = f"{directory}/volume"
-    disks.make_volume(volume, 16, lambda root: write(f"{root}/hello.txt", HELLO))
+    disks.make_volume(volume, DISK_VOLUME_MIB, lambda root: write(f"{root}/hello.txt", HELLO))
     make("small", volume)
     with ntfs_volume.mounted(volume) as root:
         write(f"{root}/hiberfil.sys", b"HIBR" + bytes(4096))
     make("hibernated", volume)
     with open(volume, "wb") as file:
-        file.truncate(16 * disks.MIB)
+        file.truncate(DISK_VOLUME_MIB * disks.MIB)
         file.write(b"\xeb\x58\x90-FVE-FS-")
         file.seek(510)
         file.write(b"\x55\xaa")

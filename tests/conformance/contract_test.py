@@ -23,14 +23,15 @@ def rows(extension):
     """Those of a format, as dicts."""
     groups = {"wim": {"wim", "all"}, "vhd": {"vhd", "disk", "all"}, "vhdx": {"vhdx", "disk", "all"}}[extension]
     with open(f"{HERE}/contract.tsv", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            cells = [cell.strip() for cell in line.rstrip("\n").split("\t")]
-            assert len(cells) == len(COLUMNS), f"contract.tsv:{number}: {len(cells)} columns, not {len(COLUMNS)}"
-            row = dict(zip(COLUMNS, cells))
-            if row["formats"] in groups:
-                yield row
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        cells = [cell.strip() for cell in line.split("\t")]
+        assert len(cells) == len(COLUMNS), f"contract.tsv:{number}: {len(cells)} columns, not {len(COLUMNS)}"
+        row = dict(zip(COLUMNS, cells))
+        if row["formats"] in groups:
+            yield row
 
 
 def parts(cell):
