@@ -50,9 +50,9 @@ class Runner {
     OpenLog();
     Log(DismLog::Level::kInfo, "dism " DISMD_VERSION " begins");
     if (options_.scratch_dir) {
-      std::string path;
       struct stat info;
-      if (!TranslatePath(*options_.scratch_dir, &path).ok() || stat(path.c_str(), &info) != 0 ||
+      if (!TranslatePath(*options_.scratch_dir, &scratch_directory_).ok() ||
+          stat(scratch_directory_.c_str(), &info) != 0 ||
           !S_ISDIR(info.st_mode)) {
         return Fail(kPathNotFound, "The scratch directory " + *options_.scratch_dir + " does not exist.");
       }
@@ -185,7 +185,7 @@ class Runner {
   const Options& options_;
   Service service_;
   Interrupt interrupt_;
-  std::string log_path_;
+  std::string log_path_, scratch_directory_;
   std::unique_ptr<DismLog> log_;
   std::string activity_;
   int shown_ = -1;
@@ -205,6 +205,7 @@ CallStatus Runner::MountImage() {
   }
   request.set_read_only(options_.read_only);
   request.set_check_integrity(options_.check_integrity);
+  if (!options_.read_only) request.set_scratch_directory(scratch_directory_);
   BeginBar("Mounting image");
   v1::Operation outcome;
   status = service_.MountImage(request, WithBar(false), &outcome);

@@ -35,7 +35,8 @@ GLOBAL OPTIONS:
   /LogPath:<path>  The log file. Default: dism.log in $XDG_STATE_HOME/dismd (~/.local/state/dismd).
   /LogLevel:<n>    1 errors, 2 and warnings, 3 and information (default), 4 and debugging.
   /ScratchDir:<path>
-                   Must exist; not needed otherwise: the service keeps edits in its own directory.
+                   With /Mount-Image: where edits are kept until they are committed or discarded. Must exist, and
+                   stay until then. Default: the service's own directory.
   /Format:{Table | List}
                    How lists are shown. Default: List.
   /English, /NoRestart

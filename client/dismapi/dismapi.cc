@@ -65,6 +65,7 @@ HRESULT MountImage(PCWSTR image_path, PCWSTR mount_path, UINT index, PCWSTR name
   if (FAILED(result = ReadImage(index, name, identifier, &request))) return result;
   request.set_read_only((flags & DISM_MOUNT_READONLY) != 0);
   request.set_check_integrity((flags & DISM_MOUNT_CHECK_INTEGRITY) != 0);
+  if (!request.read_only()) request.set_scratch_directory(Library::Instance().scratch_directory());
   // The service refuses what nobody knows, after all that the contract has it look at before.
   request.set_flags(flags & ~kMountFlags);
 
@@ -169,7 +170,7 @@ HRESULT Initialize(DismLogLevel log_level, PCWSTR log_path, PCWSTR scratch_direc
   std::shared_ptr<DismLog> log;
   const bool logs = OpenLog(log_file, log_level, &log);
   const int error = errno;
-  const HRESULT result = Library::Instance().Initialize(std::move(log));
+  const HRESULT result = Library::Instance().Initialize(std::move(log), std::move(scratch));
   if (FAILED(result) || logs) return result;
   return Fail(DISMAPI_E_LOGGING_DISABLED, "the log file " + log_file + " cannot be written (" + strerror(error) +
                                               "); the library is ready, without a log");

@@ -12,13 +12,14 @@ namespace dismd {
 
 Library& Library::Instance() { return OfThisProcess<Library>(); }
 
-HRESULT Library::Initialize(std::shared_ptr<DismLog> log) {
+HRESULT Library::Initialize(std::shared_ptr<DismLog> log, std::string scratch_directory) {
   MutexLock lock(&mutex_);
   if (service_ != nullptr) {
     return Fail(DISMAPI_E_DISMAPI_ALREADY_INITIALIZED, "DismInitialize was called before; call DismShutdown first");
   }
   service_ = std::make_shared<Service>();
   log_ = std::move(log);
+  scratch_directory_ = std::move(scratch_directory);
   return S_OK;
 }
 
@@ -40,6 +41,11 @@ DismSession Library::AddSession(Session session) {
 std::shared_ptr<Service> Library::service() {
   MutexLock lock(&mutex_);
   return service_;
+}
+
+std::string Library::scratch_directory() {
+  MutexLock lock(&mutex_);
+  return scratch_directory_;
 }
 
 void Library::LogOutcome(const char* function, HRESULT result) {

@@ -23,13 +23,14 @@ class Library {
  public:
   static Library& Instance();
 
-  // `log`: may be null. S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
-  HRESULT Initialize(std::shared_ptr<DismLog> log);
+  // `log`: may be null. `scratch_directory`: empty, or an absolute path. S_OK or DISMAPI_E_DISMAPI_ALREADY_INITIALIZED.
+  HRESULT Initialize(std::shared_ptr<DismLog> log, std::string scratch_directory);
   // S_OK, DISMAPI_E_DISMAPI_NOT_INITIALIZED or DISMAPI_E_OPEN_SESSION_HANDLES. Running calls keep the connection until
   // they end.
   HRESULT Shutdown();
   // Null before Initialize and after Shutdown.
   std::shared_ptr<Service> service();
+  std::string scratch_directory();
 
   // DISM_SESSION_DEFAULT when the library was shut down meanwhile: there are no sessions of a library at rest.
   DismSession AddSession(Session session);
@@ -43,6 +44,7 @@ class Library {
   Mutex mutex_;
   std::shared_ptr<Service> service_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<DismLog> log_ ABSL_GUARDED_BY(mutex_);
+  std::string scratch_directory_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The calling thread's last error text, UTF-8; empty: none.

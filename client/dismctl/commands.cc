@@ -174,6 +174,9 @@ int Runner::Mount() {
   if (status.ok()) {
     status = TranslateMountPoint(options_.directory, request.image_path(), request.mutable_mount_path());
   }
+  if (status.ok() && options_.scratch_directory) {
+    status = TranslatePath(*options_.scratch_directory, request.mutable_scratch_directory());
+  }
   if (!status.ok()) return Fail(status);
   if (options_.name) {
     request.set_image_name(*options_.name);

@@ -88,6 +88,9 @@ is left.
   -r, --read-only     without it the mount is read-write, as DISM's; split and solid files need it
   --check-integrity   compare the file with its integrity table first, if it has one
   --allow-other       let other users look inside, if the service's policy permits
+  --scratch-directory=DIR
+                      keep what is changed in DIR, a directory that you can write to and that is on no network, until
+                      it is committed or discarded, instead of the service's own directory; do not move it meanwhile
   --unix-data         keep mode and owner of new and changed files in the image, too (as wimlib does; for Windows they
                       mean nothing), and allow devices, FIFOs and sockets; always on where the image has such data
   --address, --json   see %P --help

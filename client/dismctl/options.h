@@ -32,6 +32,7 @@ struct Options {
   bool check_integrity = false;  // mount: compare; commit: write the table
   bool allow_other = false;
   std::optional<uint32_t> partition;
+  std::optional<std::string> scratch_directory;
   bool unix_data = false;
   bool discard = false;
   bool commit = false;

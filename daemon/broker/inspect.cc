@@ -39,12 +39,6 @@ absl::Status BecomeCaller(const internal::Identity& caller) {
   return BecomeUser(caller, {});
 }
 
-// The file system type's name as mountinfo has it, for messages and for telling FUSE programs apart.
-std::string TypeOf(int fd) {
-  std::optional<MountPosition> position = PositionOf(fd);
-  return position.has_value() ? MountinfoType(ReadMountinfo(), position->mount.mount_id()) : "";
-}
-
 uint64_t MagicOf(const struct statfs& file_system) {
   return static_cast<uint32_t>(file_system.f_type);  // sign-extended on some architectures
 }
@@ -154,6 +148,11 @@ void InspectMountPoint(const internal::Identity& caller, const std::string& path
 
 }  // namespace
 
+std::string TypeOf(int fd) {
+  std::optional<MountPosition> position = PositionOf(fd);
+  return position.has_value() ? MountinfoType(ReadMountinfo(), position->mount.mount_id()) : "";
+}
+
 UniqueFd OpenParent(int fd, const std::string& real_path, std::string* name) {
   size_t slash = real_path.rfind('/');
   if (slash == std::string::npos || slash + 1 == real_path.size()) return UniqueFd();  // "/" has no parent
@@ -187,6 +186,10 @@ int CountEntries(int directory_fd) {
   if (result == 0 && errno != 0) result = -errno;
   closedir(stream);
   return result;
+}
+
+bool IsAbsolutePath(const std::string& path) {
+  return path.starts_with('/') && path.size() < PATH_MAX && path.find('\0') == std::string::npos;
 }
 
 bool IsPlainName(const std::string& name) {

@@ -42,6 +42,10 @@ libmount::UniqueFd OpenParent(int fd, const std::string& real_path, std::string*
 // Whether a directory has entries: 0 (it is empty), 1, or a negative errno. Asks the file system.
 int CountEntries(int directory_fd);
 
+// The file system's type as mountinfo has it, for messages and for telling FUSE programs apart.
+std::string TypeOf(int fd);
+
+bool IsAbsolutePath(const std::string& path);
 // A name of one component that is neither "." nor "..".
 bool IsPlainName(const std::string& name);
 // Such names with slashes between them.

@@ -17,6 +17,7 @@
 #include "daemon/broker/mountinfo.h"
 #include "daemon/broker/reply.h"
 #include "daemon/broker/rootless_mount.h"
+#include "daemon/broker/scratch_directory.h"
 
 namespace dismd {
 
@@ -41,10 +42,6 @@ uint64_t SlotIdOf(const FrontToBroker& request) {
     case FrontToBroker::kUpdateRecord: return request.update_record().slot_id();
     default: return 0;
   }
-}
-
-bool IsAbsolutePath(const std::string& path) {
-  return path.starts_with('/') && path.size() < PATH_MAX && path.find('\0') == std::string::npos;
 }
 
 }  // namespace
@@ -79,6 +76,11 @@ std::vector<OwnMount> Slots::OwnMounts() const {
 
 void Slots::InspectPaths(const internal::Identity& caller, uint64_t request_id, const internal::InspectPaths& request,
                          Reply reply) {
+  Inspect(caller, request_id, request, nullptr, reply);
+}
+
+void Slots::Inspect(const internal::Identity& caller, uint64_t request_id, const internal::InspectPaths& request,
+                    const internal::SlotRecord* dormant, const Reply& reply) {
   if (slots_.size() >= kMaxSlots) {
     return ReplyError(reply, MakeError(Reason::kTooManyMounts,
                                        absl::StrCat("there are ", kMaxSlots, " mounts already; unmount some first")));
@@ -93,8 +95,10 @@ void Slots::InspectPaths(const internal::Identity& caller, uint64_t request_id, 
   job.ticket = request_id;
   job.deadline = options_->path_deadline;
   job.answer = answer;
-  job.work = [this, caller, request, answer](google::protobuf::MessageLite*, std::vector<int>* fds) {
+  internal::SlotRecord left = dormant != nullptr ? *dormant : internal::SlotRecord();
+  job.work = [this, caller, request, left, answer](google::protobuf::MessageLite*, std::vector<int>* fds) {
     InspectPathsAs(caller, request, OwnMounts(), answer.get(), fds);
+    if (!left.scratch_directory().empty()) InspectScratch(left, answer->mutable_facts());
   };
   job.done = [this, caller, answer, request, reply](ChildOutcome outcome) {
     if (absl::Status failed = StatusOf(outcome, request.image_path() + " or " + request.mount_path()); !failed.ok()) {
@@ -286,6 +290,7 @@ void Slots::AttachMount(Slot* slot, const internal::AttachMount& request, const 
   slot->record.set_mount_time(time(nullptr));
   // On disk before anyone can see the mount: a broker that dies in between leaves nothing unknown.
   slot->keep_staging = slot->staging.valid();
+  slot->record.set_staging_unwanted(false);
   if (absl::Status saved = records_->Save(slot->record); !saved.ok()) {
     return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(saved.message())));
   }
@@ -324,7 +329,7 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
       slot->state = State::kUnmounted;
       // A remount that did not work leaves the mount as it was before: its record is the one before, too.
       slot->keep_staging = slot->remounted_from != 0;
-      records_->Remove(slot->id);
+      ForgetRecord(*slot);
     }
     return failed.ok() ? ReplyError(reply, answer.error()) : ReplyError(reply, failed);
   }

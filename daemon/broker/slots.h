@@ -6,7 +6,7 @@
 //   (descriptors)   (process)      (/dev/fuse)     (visible)      (gone)     (nothing left)
 //
 // A worker that dies under a mount is replaced (slots_worker.cc). A read-write mount whose edits are kept when it goes
-// becomes a dormant one: a record and a staging directory (slots_dormant.cc).
+// becomes a dormant one: a record and a staging directory (slots_dormant.cc, slots_staging.cc).
 //
 // ReleaseSlot may come at any point. Requests for one slot run one after the other, in the order they came; those for
 // different slots do not wait for each other. A request is answered exactly once, through its `reply`.
@@ -157,10 +157,13 @@ class Slots {
   void UpdateRecord(Slot* slot, const internal::UpdateRecord& request, const Reply& reply);
   void EndStep(uint64_t slot_id);  // the next request's turn
 
+  // `dormant`: that of the mount it is about, if it needs a remount.
+  void Inspect(const internal::Identity& caller, uint64_t request_id, const internal::InspectPaths& request,
+               const internal::SlotRecord* dormant, const Reply& reply);
   void OnInspected(const internal::Identity& caller, const internal::InspectAnswer& answer, ChildOutcome outcome,
                    const Reply& reply);
   void StartWorker(Slot* slot, const internal::StartWorker& request, const Reply& reply);
-  absl::Status TakeStaging(Slot* slot, const internal::StartWorker& request);
+  void StartWorkerNow(Slot* slot, const Reply& reply);
   // The front's end of its control socket.
   absl::StatusOr<libmount::UniqueFd> StartWorkerProcess(Slot* slot);
   void WatchWorker(Slot* slot, libmount::UniqueFd socket);
@@ -169,6 +172,15 @@ class Slots {
   bool ReplaceWorker(Slot* slot);
   static uint64_t AnsweredRequests(int recovery_fd);
   void OnServingState(Slot* slot, const internal::ServingState& state, std::vector<libmount::UniqueFd> fds);
+
+  // Staging directories, the service's and those in directories of callers' (slots_staging.cc).
+  using StagingDone = std::function<void(const absl::Status&)>;
+  void TakeStaging(Slot* slot, const internal::StartWorker& request, const StagingDone& done);
+  void TakeDormant(Slot* slot, const std::string& mount_id, const StagingDone& done);
+  void MakeScratch(Slot* slot, const std::string& path, const StagingDone& done);
+  void ForgetRecord(const Slot& slot);
+  void DropStaging(Slot* slot, const std::function<void()>& done);
+  void RemoveScratch(internal::SlotRecord record, std::function<void()> done);
 
   // Mounts that need a remount.
   void DiscardStaging(const internal::DiscardStaging& request, const Reply& reply);

@@ -87,7 +87,7 @@ void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::
 void Slots::InspectDormant(uint64_t request_id, const internal::InspectPaths& request, Reply reply) {
   auto dormant = dormant_.find(request.remount_of());
   if (dormant == dormant_.end()) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such mount"));
-  InspectPaths(dormant->second.owner(), request_id, request, std::move(reply));
+  Inspect(dormant->second.owner(), request_id, request, &dormant->second, reply);
 }
 
 void Slots::DiscardStaging(const internal::DiscardStaging& request, const Reply& reply) {
@@ -95,21 +95,19 @@ void Slots::DiscardStaging(const internal::DiscardStaging& request, const Reply&
   if (dormant == dormant_.end()) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such mount"));
   Log(Severity::kInfo, {"", request.mount_id(), dormant->second.owner().uid()},
       absl::StrCat("throwing away the staged edits of ", dormant->second.mount_path()));
+  internal::SlotRecord record = std::move(dormant->second);
+  dormant_.erase(dormant);
+  if (!record.scratch_directory().empty()) return RemoveScratch(record, [reply] { reply(BrokerReply(), {}); });
   // The record last: one without a directory can be told from a mount, a directory without a record is a stray one.
   staging_->Remove(request.mount_id());
-  records_->Remove(dormant->second.slot_id());
-  dormant_.erase(dormant);
+  records_->Remove(record.slot_id());
   reply(BrokerReply(), {});
 }
 
-// A slot with a staging directory goes. Where the edits are kept, its record stays as that of a dormant mount.
+// A slot goes whose edits are kept: its record stays, as that of a dormant mount.
 void Slots::BecomeDormant(Slot* slot) {
   slot->staging.reset();
   if (slot->remounted_from != 0) return;  // a remount that came to nothing: still dormant, as it was
-  if (!slot->keep_staging) {
-    staging_->Remove(slot->record.mount_id());
-    return records_->Remove(slot->id);
-  }
   slot->record.clear_mount();
   slot->record.clear_serving_state();
   slot->record.set_worker_pid(0);
@@ -217,13 +215,14 @@ void Slots::TakeAwayLeftover(const internal::SlotRecord& record, std::function<v
 
 // A record whose mount is not there any more: of its edits, where it has any, it stays the record.
 void Slots::KeepLeftover(internal::SlotRecord record) {
-  absl::StatusOr<UniqueFd> staging = MakeError(Reason::kNotMounted, "read-only");
-  if (!record.read_only()) staging = staging_->Find(record.mount_id());
+  if (record.staging_unwanted()) return RemoveScratch(std::move(record), [] {});
+  // One in a directory of the owner's is looked for when it is wanted.
+  const bool staged = !record.read_only() && (!record.scratch_directory().empty() || staging_->Find(record.mount_id()).ok());
   bool superseded =
       dormant_.count(record.mount_id()) != 0 || std::any_of(slots_.begin(), slots_.end(), [&](const auto& entry) {
         return entry.second->record.mount_id() == record.mount_id();
       });
-  if (!staging.ok() || superseded) return records_->Remove(record.slot_id());
+  if (!staged || superseded) return records_->Remove(record.slot_id());
   record.clear_mount();
   record.clear_serving_state();
   record.set_worker_pid(0);

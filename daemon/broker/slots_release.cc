@@ -72,7 +72,7 @@ void Slots::MarkUnmounted(Slot* slot) {
   slot->detached_mount.reset();
   slot->fuse.reset();
   slot->mount_parent.reset();
-  if (!slot->keep_staging) return records_->Remove(slot->id);
+  if (!slot->keep_staging) return ForgetRecord(*slot);
   // Whatever becomes of its edits is decided when the slot is released. Until then they belong to nobody but this.
   slot->record.clear_mount();
   slot->record.set_needs_remount(true);
@@ -136,8 +136,10 @@ void Slots::Release(Slot* slot, std::function<void()> done) {
   uint64_t id = slot->id;
   auto end = [this, id, done = std::move(done)] {
     EndWorker(Find(id), [this, id, done] {
-      Erase(id);
-      done();
+      DropStaging(Find(id), [this, id, done] {
+        Erase(id);
+        done();
+      });
     });
   };
   if (!IsVisible(*slot)) {

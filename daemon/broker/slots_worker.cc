@@ -45,39 +45,24 @@ void Slots::StartWorker(Slot* slot, const internal::StartWorker& request, const 
   }
   slot->record.set_mount_id(request.mount_id());
   slot->operation_id = request.operation_id();
-  if (absl::Status taken = TakeStaging(slot, request); !taken.ok()) return ReplyError(reply, taken);
+  TakeStaging(slot, request, [this, slot, reply](const absl::Status& taken) {
+    if (!taken.ok()) return ReplyError(reply, taken);
+    StartWorkerNow(slot, reply);
+  });
+}
+
+void Slots::StartWorkerNow(Slot* slot, const Reply& reply) {
   absl::StatusOr<UniqueFd> control = StartWorkerProcess(slot);
   if (!control.ok()) {
     return ReplyError(reply, MakeError(Reason::kOutOfResources, std::string(control.status().message())));
   }
-  Log(Severity::kInfo, {request.operation_id(), request.mount_id(), slot->owner.uid()},
+  Log(Severity::kInfo, {slot->operation_id, slot->record.mount_id(), slot->owner.uid()},
       absl::StrCat("worker ", slot->worker.pid(), " started for ", slot->record.image_path()));
   BrokerReply message;
   message.mutable_worker_started()->set_pid(slot->worker.pid());
   std::vector<UniqueFd> fds;
   fds.push_back(*std::move(control));
   reply(std::move(message), std::move(fds));
-}
-
-absl::Status Slots::TakeStaging(Slot* slot, const internal::StartWorker& request) {
-  if (!request.read_write() && !request.remount()) return absl::OkStatus();
-  absl::StatusOr<UniqueFd> staging = MakeError(Reason::kNotMounted, "there is no such mount that needs a remount");
-  if (request.remount()) {
-    auto dormant = dormant_.find(request.mount_id());
-    // Its edits are the owner's alone: a remount by anyone else would serve them as that one's.
-    if (dormant != dormant_.end() && dormant->second.owner().uid() == slot->owner.uid()) {
-      staging = staging_->Find(request.mount_id());
-      slot->remounted_from = dormant->second.slot_id();
-      slot->keep_staging = true;
-    }
-  } else {
-    bool for_root = slot->owner.uid() == 0;
-    staging = staging_->Create(request.mount_id(), for_root ? kRootsWorkerUid : slot->owner.uid(),
-                               for_root ? kRootsWorkerUid : slot->owner.gid());
-  }
-  if (!staging.ok()) return staging.status();
-  slot->staging = *std::move(staging);
-  return absl::OkStatus();
 }
 
 absl::StatusOr<UniqueFd> Slots::StartWorkerProcess(Slot* slot) {

@@ -25,13 +25,6 @@ using libmount::UniqueFd;
 // Staging has a level or two; what is deeper was not made by it, and is left behind.
 constexpr int kMaxDepth = 8;
 
-// Names come from the front, which is not trusted with paths.
-bool IsMountId(const std::string& id) {
-  return !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
-  });
-}
-
 std::vector<std::string> NamesIn(int directory) {
   std::vector<std::string> names;
   UniqueFd readable(openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -71,6 +64,12 @@ absl::StatusOr<StagingStore> StagingStore::Open(const std::string& state_dir) {
         absl::StrCat(path, " must belong to the user that runs dismd, and nobody else may write there"));
   }
   return StagingStore(std::move(directory));
+}
+
+bool StagingStore::IsMountId(const std::string& id) {
+  return !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
+  });
 }
 
 absl::StatusOr<UniqueFd> StagingStore::Create(const std::string& mount_id, uint32_t uid, uint32_t gid) const {

@@ -4,6 +4,8 @@
 //
 //   STATE_DIR/staging/MOUNT_ID    0700, owned by the uid of the mount's worker, which gets it as a descriptor
 //
+// Those that a caller wants to have elsewhere are made by scratch_directory.h.
+//
 // What lies inside is the worker's: it is removed here without being looked at, and without following links.
 //
 // Not thread-safe.
@@ -25,6 +27,9 @@ class StagingStore {
  public:
   // Makes STATE_DIR/staging where it is missing. FAILED_PRECONDITION: someone else can write there.
   static absl::StatusOr<StagingStore> Open(const std::string& state_dir);
+
+  // Names come from the front, which is not trusted with paths.
+  static bool IsMountId(const std::string& id);
 
   // A new, empty directory. OUT_OF_RESOURCES; INVALID_PATH: not a mount id.
   absl::StatusOr<libmount::UniqueFd> Create(const std::string& mount_id, uint32_t uid, uint32_t gid) const;

@@ -136,6 +136,7 @@ absl::Status Mounter::OpenImage() {
   // Staging only for what may be written: for all else there is an error to come.
   start.set_read_write(!request_.read_only() && !seat_->is_remount() && slot_->facts().image_writable());
   start.set_remount(seat_->is_remount());
+  if (start.read_write()) start.set_scratch_directory(request_.scratch_directory());
   absl::Status started =
       slot_->StartWorker(tools_.loop, start, [registry, budget, slot_id](const internal::WorkerToFront& event) {
         if (event.has_cache_wanted()) {
@@ -271,6 +272,10 @@ absl::Status Mounter::Attach() {
 absl::Status CheckMountRequest(const v1::MountImageRequest& request) {
   if (absl::Status image = CheckPath(request.image_path(), "image file"); !image.ok()) return image;
   if (absl::Status mount = CheckPath(request.mount_path(), "mount point"); !mount.ok()) return mount;
+  if (!request.read_only() && !request.scratch_directory().empty()) {
+    absl::Status scratch = CheckPath(request.scratch_directory(), "scratch directory");
+    if (!scratch.ok()) return scratch;
+  }
   if (request.image_name().size() > kMaxImageNameBytes) {
     return MakeError(Reason::kInvalidImageName, absl::StrCat("the image name has ", request.image_name().size(),
                                                              " bytes; none has more than ", kMaxImageNameBytes));

@@ -287,7 +287,7 @@ absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanUpOne(const Caller&
   return response;
 }
 
-// A mount that needs a remount, and whose image or mount point is not there any more for its owner.
+// A mount that needs a remount, and whose image, mount point or edits are not there any more for its owner.
 void Service::InvalidateWhatIsGone(const MountView& view) {
   internal::InspectPaths paths;
   paths.set_remount_of(view.mount.mount_id());
@@ -302,6 +302,10 @@ void Service::InvalidateWhatIsGone(const MountView& view) {
   auto missing = [](int error) { return error == ENOENT || error == ENOTDIR; };
   const bool image_gone = missing(facts.image_errno()) || (facts.image_errno() == 0 && !facts.image_is_regular());
   const bool point_gone = missing(facts.mount_errno()) || (facts.mount_errno() == 0 && !facts.mount_is_directory());
+  if (missing(facts.staging_errno())) {
+    return registry_.InvalidateDormant(view.mount.mount_id(),
+                                       absl::StrCat(facts.staging_path(), ", which had its edits, is gone"));
+  }
   if (!image_gone && !point_gone) return;
   registry_.InvalidateDormant(view.mount.mount_id(),
                               std::string(JudgePresence({view.image_path, view.path}, facts).message()));

@@ -2,7 +2,7 @@
 _dismctl() {
   local word=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]}
   local -A options=(
-    [mount]='--index --name --partition --read-only --check-integrity --allow-other --unix-data'
+    [mount]='--index --name --partition --read-only --check-integrity --allow-other --scratch-directory --unix-data'
     [unmount]='--discard --commit --append --check-integrity --rebuild --recompress'
     [commit]='--append --check-integrity --rebuild --recompress'
     [cleanup]='--force'

@@ -9,6 +9,7 @@ complete -c dismctl -n '__fish_seen_subcommand_from mount' -s n -l name -x -d 'T
 complete -c dismctl -n '__fish_seen_subcommand_from mount' -l partition -x -d 'Of a disk, from 1'
 complete -c dismctl -n '__fish_seen_subcommand_from mount' -s r -l read-only
 complete -c dismctl -n '__fish_seen_subcommand_from mount' -l allow-other -d 'Let others look inside'
+complete -c dismctl -n '__fish_seen_subcommand_from mount' -l scratch-directory -r -d 'Where to keep edits'
 complete -c dismctl -n '__fish_seen_subcommand_from mount' -l unix-data -d 'Keep modes and owners'
 complete -c dismctl -n '__fish_seen_subcommand_from mount unmount commit' -l check-integrity
 complete -c dismctl -n '__fish_seen_subcommand_from unmount' -l discard

@@ -235,7 +235,15 @@ TEST_F(Dism, KeepsALog) {
   const Result result = Run("/Get-MountedImageInfo /LogPath:" + server_.directory() + "/missing/dism.log");
   EXPECT_EQ(result.exit_code, 0) << "no reason not to work";
   EXPECT_THAT(result.out, HasSubstr("WARNING: the log file"));
+}
+
+TEST_F(Dism, PassesTheScratchDirectoryOn) {
   EXPECT_EQ(Run("/Get-MountedImageInfo /ScratchDir:" + server_.directory() + "/missing").exit_code, 3);
+  const std::string mount = "/Mount-Image /ImageFile:/a.wim /Index:1 /MountDir:/mnt /ScratchDir:" + server_.directory();
+  EXPECT_EQ(Run(mount).exit_code, 0);
+  EXPECT_EQ(Run(mount + " /ReadOnly").exit_code, 0);
+  EXPECT_EQ(server_.service.Mounts().at(0).scratch_directory(), server_.directory());
+  EXPECT_EQ(server_.service.Mounts().at(1).scratch_directory(), "") << "nothing is kept of a read-only mount";
 }
 
 }  // namespace

@@ -469,6 +469,26 @@ TEST(DismApiLog, HasDismsLineFormat) {
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(std::regex_search(lines[i], std::regex(start + expected[i]))) << lines[i];
 }
 
+TEST(DismApiScratch, IsPassedOnForReadWriteMounts) {
+  FakeServer server;
+  const std::string& directory = server.directory();
+  const std::wstring wide(directory.begin(), directory.end());
+  ASSERT_EQ(DismInitialize(DismLogErrors, nullptr, wide.c_str()), S_OK);
+  EXPECT_EQ(DismMountImage(L"/images/a.wim", L"/mnt/a", 1, nullptr, DismImageIndex, 0, nullptr, nullptr, nullptr),
+            S_OK);
+  EXPECT_EQ(DismMountImage(L"/images/a.wim", L"/mnt/b", 1, nullptr, DismImageIndex, DISM_MOUNT_READONLY, nullptr,
+                           nullptr, nullptr),
+            S_OK);
+  EXPECT_EQ(server.service.Mounts().at(0).scratch_directory(), directory);
+  EXPECT_EQ(server.service.Mounts().at(1).scratch_directory(), "");
+  EXPECT_EQ(DismShutdown(), S_OK);
+  ASSERT_EQ(DismInitialize(DismLogErrors, nullptr, nullptr), S_OK);
+  EXPECT_EQ(DismMountImage(L"/images/a.wim", L"/mnt/a", 1, nullptr, DismImageIndex, 0, nullptr, nullptr, nullptr),
+            S_OK);
+  EXPECT_EQ(server.service.Mounts().at(2).scratch_directory(), "") << "not that of before";
+  EXPECT_EQ(DismShutdown(), S_OK);
+}
+
 TEST(DismApiLog, OneThatCannotBeWrittenIsSaidAndNoMore) {
   FakeServer server;
   const std::string missing = server.directory() + "/missing";

@@ -164,6 +164,9 @@ TEST_F(Dismctl, MountsReadWriteUnlessTold) {
   EXPECT_FALSE(server_.service.Mounts().at(0).unix_data());
   EXPECT_EQ(Run({"mount", "/a.wim", "/mnt", "--unix-data"}).exit_code, 0);
   EXPECT_TRUE(server_.service.Mounts().at(1).unix_data());
+  EXPECT_EQ(server_.service.Mounts().at(1).scratch_directory(), "");
+  EXPECT_EQ(Run({"mount", "/a.wim", "/mnt", "--scratch-directory=/some/../place"}).exit_code, 0);
+  EXPECT_EQ(server_.service.Mounts().at(2).scratch_directory(), "/some/../place");
   server_.service.on_mount = [](auto*, const auto&, const auto&) {
     return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::IMAGE_READ_ONLY, "/a.wim cannot be written");
   };

@@ -214,8 +214,11 @@ typedef void(CALLBACK *DISM_PROGRESS_CALLBACK)(UINT Current, UINT Total, PVOID U
  *
  * LogFilePath (may be NULL: then DISMD_LOG names it, or there is no log): a line for each call and its outcome, in the
  *   format of DISM's log, is added to the file: failures alone, with LogLevel DismLogErrors. Its directory must exist.
- * ScratchDirectory (may be NULL): must exist. It is checked, and then not needed: what is edited in a mount is kept by
- *   the service in its own state directory, where it outlives the program.
+ * ScratchDirectory (may be NULL): must exist. What is edited in the mounts that DismMountImage makes is kept there, in a
+ *   directory of each mount's own, until it is committed or discarded; so the caller must be able to write there, it
+ *   must be on no network, and it must stay where it is, also when the program and the library have ended. NULL: the
+ *   service keeps edits in its own state directory. Where it does not serve, DismMountImage tells that: E_INVALIDARG,
+ *   E_ACCESSDENIED.
  *
  * DISMAPI_E_DISMAPI_ALREADY_INITIALIZED  of several calls the first wins
  * DISMAPI_E_LOGGING_DISABLED             the log file cannot be written: the library IS ready, without a log
