@@ -52,8 +52,7 @@ class Runner {
     if (options_.scratch_dir) {
       struct stat info;
       if (!TranslatePath(*options_.scratch_dir, &scratch_directory_).ok() ||
-          stat(scratch_directory_.c_str(), &info) != 0 ||
-          !S_ISDIR(info.st_mode)) {
+          stat(scratch_directory_.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
         return Fail(kPathNotFound, "The scratch directory " + *options_.scratch_dir + " does not exist.");
       }
     }

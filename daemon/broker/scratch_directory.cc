@@ -98,9 +98,7 @@ absl::Status GiveAway(int staging, const SlotRecord& record) {
 }
 
 // Of one that was just made, and whose owner may not be the worker yet.
-void Unmake(int directory, const SlotRecord& record) {
-  unlinkat(directory, NameOf(record).c_str(), AT_REMOVEDIR);
-}
+void Unmake(int directory, const SlotRecord& record) { unlinkat(directory, NameOf(record).c_str(), AT_REMOVEDIR); }
 
 // So that it is found after a loss of power. A directory that may be written and not read cannot be opened for that:
 // then the whole file system is synced.
@@ -145,8 +143,7 @@ void MakeScratchAs(const SlotRecord& record, internal::ScratchAnswer* answer, st
     return SetError(Failed(absl::StrCat("cannot make a staging directory in ", record.scratch_directory())),
                     answer->mutable_error());
   }
-  UniqueFd staging(
-      openat(directory->get(), NameOf(record).c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  UniqueFd staging(openat(directory->get(), NameOf(record).c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   absl::Status own = staging ? GiveAway(staging.get(), record) : Failed("cannot open a staging directory");
   if (!own.ok()) {
     Unmake(directory->get(), record);

@@ -20,8 +20,8 @@ namespace dismd {
 
 // REQUIRES, of all: a child. All but InspectScratch become the record's owner.
 
-// In the record's scratch directory, which may be reached by links. `descriptors` gets it. INVALID_PATH: no directory, on
-// a network, or of a file system that has no owners; ACCESS_DENIED; DISK_FULL. Nothing is left then.
+// In the record's scratch directory, which may be reached by links. `descriptors` gets it. INVALID_PATH: no directory,
+// on a network, or of a file system that has no owners; ACCESS_DENIED; DISK_FULL. Nothing is left then.
 void MakeScratchAs(const internal::SlotRecord& record, internal::ScratchAnswer* answer, std::vector<int>* descriptors);
 
 // One that is there, by a path without links. INVALID_PATH: it is not; ACCESS_DENIED.

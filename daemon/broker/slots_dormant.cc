@@ -217,7 +217,8 @@ void Slots::TakeAwayLeftover(const internal::SlotRecord& record, std::function<v
 void Slots::KeepLeftover(internal::SlotRecord record) {
   if (record.staging_unwanted()) return RemoveScratch(std::move(record), [] {});
   // One in a directory of the owner's is looked for when it is wanted.
-  const bool staged = !record.read_only() && (!record.scratch_directory().empty() || staging_->Find(record.mount_id()).ok());
+  const bool staged =
+      !record.read_only() && (!record.scratch_directory().empty() || staging_->Find(record.mount_id()).ok());
   bool superseded =
       dormant_.count(record.mount_id()) != 0 || std::any_of(slots_.begin(), slots_.end(), [&](const auto& entry) {
         return entry.second->record.mount_id() == record.mount_id();

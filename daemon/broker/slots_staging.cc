@@ -25,7 +25,8 @@ using libmount::UniqueFd;
 
 namespace {
 
-absl::Status ScratchStatus(const ChildOutcome& outcome, const internal::ScratchAnswer& answer, const std::string& path) {
+absl::Status ScratchStatus(const ChildOutcome& outcome, const internal::ScratchAnswer& answer,
+                           const std::string& path) {
   absl::Status status = StatusOf(outcome, path);
   if (!status.ok() || !answer.has_error()) return status;
   return MakeError(static_cast<Reason>(answer.error().reason()), answer.error().message());
@@ -102,10 +103,10 @@ void Slots::MakeScratch(Slot* slot, const std::string& path, const StagingDone& 
     if (made.ok()) {
       slot->staging = std::move(outcome.fds[0]);
       slot->record.set_scratch_directory(answer->directory());
-    } else if (answer->has_error()) {  // and nothing was left
-      records_->Remove(slot->id);
-    } else if (outcome.end != ChildOutcome::End::kTimedOut) {
+    } else if (outcome.end == ChildOutcome::End::kFailed) {
       RemoveScratch(slot->record, [] {});
+    } else if (outcome.end != ChildOutcome::End::kTimedOut) {  // refused, or nothing was left
+      records_->Remove(slot->id);
     }
     done(made);
   };

@@ -224,10 +224,10 @@ class StalledFileSystemTest(ServiceTestCase):
         self.assertEqual(self.other.run("cat", self.others_root + "/one.txt").stdout, b"one\n")
         self.other.unmount(self.others_root)
 
-    def check(self, image, directory):
+    def check(self, image, directory, **fields):
         with Caller(self.service.address, OWNER) as owner:
             pending = owner.start("MountImage", {"image_path": image, "mount_path": directory, "image_index": 1,
-                                                 "read_only": True})
+                                                 "read_only": True, **fields})
             self.others_are_served()
             self.assertFalse(pending.has_ended(), "the others were served after the path's deadline only")
             with self.assertRaises(RpcFailure) as caught:
@@ -240,6 +240,10 @@ class StalledFileSystemTest(ServiceTestCase):
 
     def test_mount_point(self):
         self.check(self.image("small.wim"), self.stalled + "/mnt")
+
+    def test_scratch_directory(self):
+        self.check(self.own_image("small.wim", OWNER), self.mount_point(uid=OWNER), read_only=False,
+                   scratch_directory=self.stalled)
 
     def test_cancelled_while_waiting(self):
         with Caller(self.service.address, OWNER) as owner:

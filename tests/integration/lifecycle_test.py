@@ -146,6 +146,16 @@ class RootlessTest(ServiceTestCase):
             caller.unmount(root)
             self.assertEqual(os.listdir(root), [])
 
+    def test_scratch_directory(self):
+        uid, gid = self.user.pw_uid, self.user.pw_gid
+        with Caller(self.service.address, uid, gid) as caller:
+            root, scratch = (self.mount_point(name, uid, gid) for name in ("mnt", "scratch"))
+            mount = caller.mount(self.own_image("small.wim", uid), root, read_only=False, scratch_directory=scratch)
+            self.assertEqual(os.listdir(scratch), [f"dismd-{mount['mount_id']}"])
+            self.assertEqual(caller.run("touch", root + "/new").returncode, 0)
+            caller.unmount(root)
+            self.assertEqual(os.listdir(scratch), [])
+
     def test_nothing_of_it_runs_as_root(self):
         with Caller(self.service.address, self.user.pw_uid, self.user.pw_gid) as caller:
             root = self.mount_point(uid=self.user.pw_uid, gid=self.user.pw_gid)

@@ -121,6 +121,16 @@ TEST_F(FrontService, AnImageThatMayNotBeReadIsDeniedAfterTheMountPointsRows) {
   EXPECT_EQ(broker_.slots(), 0u);
 }
 
+TEST_F(FrontService, AScratchDirectoryIsLookedAtForReadWriteMounts) {
+  v1::MountImageRequest request = Request();
+  request.set_scratch_directory("relative");
+  EXPECT_TRUE(Mount(kAnna, request).ok());
+  request.set_mount_path("/home/other");
+  request.set_read_only(false);
+  EXPECT_EQ(ReasonOf(Mount(kAnna, request)), Reason::kInvalidPath);
+  EXPECT_EQ(broker_.slots(), 1u) << "nothing was begun";
+}
+
 TEST_F(FrontService, ReadWriteIsRefusedAsTheImageWarrants) {
   v1::MountImageRequest request = Request();
   request.set_read_only(false);
