@@ -207,19 +207,19 @@ class ScratchTest(ScratchTestCase):
         self.caller.unmount(self.root)
 
     def test_dismctl_and_dism(self):
-        for number, (mount, unmount) in enumerate((
+        for mount, unmount in (
                 (("dismctl", "mount", self.wim, self.root, "--scratch-directory", self.scratch),
                  ("dismctl", "unmount", self.root, "--commit")),
                 (("dism", "/Mount-Image", f"/ImageFile:{self.wim}", "/Index:1", f"/MountDir:{self.root}",
                   f"/ScratchDir:{self.scratch}"),
-                 ("dism", "/Unmount-Image", f"/MountDir:{self.root}", "/Commit")))):
+                 ("dism", "/Unmount-Image", f"/MountDir:{self.root}", "/Commit"))):
             with self.subTest(mount[0]):
                 self.run_program(*mount)
                 self.run_edits()
                 self.assert_staged(self.caller.get_mount(self.root))
                 self.run_program(*unmount)
                 self.assert_nothing_kept()
-                self.assertEqual(read(f"{self.applied()}/one.txt"), b"edited\n", number)
+                self.assertEqual(read(f"{self.applied()}/one.txt"), b"edited\n")
 
     def run_program(self, name, *arguments):
         done = self.caller.run(f"{self.service.bin}/{name}", *arguments,
