@@ -120,8 +120,8 @@ void Service::ResumeUnmount(const std::shared_ptr<Operation>& operation, const C
   absl::StatusOr<MountView> view = registry_.FindById(Caller(), record.mount_id());
   // The mount goes last.
   if (!view.ok()) return Launch(*unmount_pool_, operation, [] { return absl::OkStatus(); });
-  CancelToken never;
-  view = registry_.BeginUnmount(record.mount_id(), never);
+  // Were it another's already, nobody could end that one while this thread waits.
+  view = registry_.BeginUnmountNow(record.mount_id());
   if (record.commits()) {
     return Launch(*commit_pool_, operation, [this, operation, caller, view, options, share = ShareFile(view)] {
       return RunCommittingUnmount(tools(), *operation, caller, view, options, share);

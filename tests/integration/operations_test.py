@@ -179,6 +179,23 @@ class KilledFrontTest(OperationTestCase):
         self.assert_unmounted()
         self.assert_edited(self.applied())
 
+    def test_a_second_unmount_that_waits(self):
+        """It has not begun: what the first one commits is not thrown away by it, and the next front is not held up."""
+        self.mount_rw()
+        self.edit()
+        operation = self.begin("UnmountImage", BEGUN, **self.unmount_request())
+        waiting = self.client.start("UnmountImage", {"mount_path": self.root, "changes": "CHANGES_DISCARD"})
+        second = next(iter(waiting)).operation.operation_id
+        wait_until(lambda: self.operation(second)["state"] == "OPERATION_STATE_RUNNING", SECONDS, "the second unmount")
+        self.kill_front()
+        with self.assertRaises(RpcFailure) as forgotten:
+            self.operation(second)
+        self.assertEqual(forgotten.exception.reason, "OPERATION_NOT_FOUND")
+        self.go_on(BEGUN)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_unmounted()
+        self.assert_edited(self.applied())
+
     def test_who_waits_is_told(self):
         """dismctl and libdismapi find their operation again."""
         self.mount_rw()
