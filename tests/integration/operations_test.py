@@ -196,6 +196,26 @@ class KilledFrontTest(OperationTestCase):
         self.assert_unmounted()
         self.assert_edited(self.applied())
 
+    def test_commit_that_waits_for_a_replacement(self):
+        """The worker that is to commit still takes over from one that died: it hears of the commit from both fronts."""
+        self.mount_rw()
+        self.edit()
+        self.stop_at("worker-resuming")
+        self.stop_at(BEGUN)
+        os.kill(self.client.get_mount(self.root)["worker_pid"], signal.SIGKILL)
+        self.await_seam("worker-resuming")
+        pending = self.client.start("CommitImage", {"mount_path": self.root})
+        operation = next(iter(pending)).operation.operation_id
+        wait_until(lambda: self.operation(operation)["progress"].get("phase") == "PHASE_COMMITTING", SECONDS,
+                   "the commit to be asked for")
+        self.kill_front()
+        self.go_on("worker-resuming")
+        self.await_seam(BEGUN)
+        self.go_on(BEGUN)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_edited(self.applied())
+        self.unmount("DISCARD")
+
     def test_who_waits_is_told(self):
         """dismctl and libdismapi find their operation again."""
         self.mount_rw()
