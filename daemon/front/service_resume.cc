@@ -107,11 +107,11 @@ void Service::ResumeOperation(const std::shared_ptr<Operation>& operation, const
   }
   absl::StatusOr<MountView> mounted = registry_.FindById(Caller(), mount_id);
   if (mounted.ok() && mounted->slot != 0) operation->SetMount(mounted->mount);
-  Launch(*unmount_pool_, operation, [done = mounted.ok() && mounted->slot != 0] {
-    return done ? absl::OkStatus()
-                : MakeError(Reason::kShuttingDown,
-                            "the service was ended while it mounted the image; nothing was left "
-                            "of it: try again");
+  const char* left = kind == v1::OPERATION_KIND_REMOUNT
+                         ? "the service was ended while it remounted the image; all edits are kept: try again"
+                         : "the service was ended while it mounted the image; nothing was left of it: try again";
+  Launch(*unmount_pool_, operation, [done = mounted.ok() && mounted->slot != 0, left] {
+    return done ? absl::OkStatus() : MakeError(Reason::kShuttingDown, left);
   });
 }
 

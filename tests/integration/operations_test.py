@@ -216,6 +216,21 @@ class KilledFrontTest(OperationTestCase):
         self.assert_edited(self.applied())
         self.unmount("DISCARD")
 
+    def test_remount(self):
+        """Nothing came of it, and nothing is lost: whoever reads the message must not think so."""
+        self.mount_rw()
+        self.edit()
+        subprocess.run(["umount", self.root], check=True)
+        wait_until(lambda: self.status() == "MOUNT_STATUS_NEEDS_REMOUNT", SECONDS, "the mount to be missed")
+        operation = self.begin("RemountImage", "worker-opening")
+        self.kill_front()
+        self.go_on("worker-opening")
+        self.assertEqual(self.outcome(operation), ("FAILED", "SHUTTING_DOWN"))
+        self.assertIn("all edits are kept", self.operation(operation)["error"]["message"])
+        self.remount()
+        self.assert_edited(self.root)
+        self.unmount("DISCARD")
+
     def test_who_waits_is_told(self):
         """dismctl and libdismapi find their operation again."""
         self.mount_rw()
