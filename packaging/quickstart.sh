@@ -6,8 +6,8 @@
 #   sudo packaging/quickstart.sh [IMAGE [INDEX]]
 #
 # installs the Debian packages that are missing, builds dismd, starts a private service, mounts image INDEX (1) of IMAGE
-# (.wim, .esd or .swm; without one, a WIM that is made here of this machine's files) read-only, looks around in it,
-# unmounts it and stops the service.
+# (.wim, .esd, .swm, .vhd or .vhdx; without one, a WIM that is made here of this machine's files) read-only, looks around
+# in it, unmounts it and stops the service.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

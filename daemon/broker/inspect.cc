@@ -246,6 +246,7 @@ void OpenSiblingAs(const internal::Identity& caller, int image_directory,
   for (size_t i = 0; !found && errno == ENOENT && i < other_directories.size(); ++i) {
     UniqueFd directory = OpenAt2(AT_FDCWD, other_directories[i].c_str(), O_PATH | O_DIRECTORY);
     if (directory) found = OpenAt2(directory.get(), name.c_str(), O_PATH, RESOLVE_BENEATH);
+    if (!found) errno = ENOENT;  // one that is closed to this caller hides none behind it
   }
   struct stat attributes;
   if (!found || fstat(found.get(), &attributes) != 0) {

@@ -34,7 +34,7 @@ std::string NameOf(uint64_t slot_id) { return absl::StrCat(std::string(kPrefix),
 absl::Status ErrnoStatus(const std::string& what) { return absl::ErrnoToStatus(errno, what); }
 
 bool ReadFile(int directory, const std::string& name, std::string* bytes) {
-  UniqueFd file(openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  UniqueFd file(openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   struct stat attributes;
   if (!file || fstat(file.get(), &attributes) != 0 || !S_ISREG(attributes.st_mode) ||
       attributes.st_size > static_cast<off_t>(kMaxRecordBytes)) {

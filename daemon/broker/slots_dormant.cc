@@ -87,7 +87,11 @@ void Slots::Introduce(const std::function<void(const internal::KnownSlot&, std::
 void Slots::InspectDormant(uint64_t request_id, const internal::InspectPaths& request, Reply reply) {
   auto dormant = dormant_.find(request.remount_of());
   if (dormant == dormant_.end()) return ReplyError(reply, MakeError(Reason::kNotMounted, "there is no such mount"));
-  Inspect(dormant->second.owner(), request_id, request, &dormant->second, reply);
+  // Nothing but what the owner has named: a front that was taken over gets no other files with somebody's rights.
+  internal::InspectPaths own = request;
+  own.set_image_path(dormant->second.image_path());
+  own.set_mount_path(dormant->second.mount_path());
+  Inspect(dormant->second.owner(), request_id, own, &dormant->second, reply);
 }
 
 void Slots::DiscardStaging(const internal::DiscardStaging& request, const Reply& reply) {

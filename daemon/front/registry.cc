@@ -321,6 +321,15 @@ absl::StatusOr<MountView> MountRegistry::BeginUnmount(const std::string& mount_i
   }
 }
 
+absl::StatusOr<MountView> MountRegistry::BeginUnmountNow(const std::string& mount_id) {
+  absl::MutexLock lock(&mutex_);
+  auto place = entries_.find(mount_id);
+  if (place == entries_.end()) return NotMounted(mount_id);
+  if (place->second.state != State::kMounted) return Occupied(place->second);
+  place->second.state = State::kUnmounting;
+  return ViewOf(place->second);
+}
+
 void MountRegistry::EndUnmount(const std::string& mount_id, bool removed) {
   Notices notices;
   uint64_t gone_slot = 0;

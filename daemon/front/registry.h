@@ -125,6 +125,8 @@ class MountRegistry {
   // Waits while another unmount of the mount runs. NOT_MOUNTED: it is gone meanwhile. CANCELLED. OPERATION_IN_PROGRESS:
   // a commit or a remount.
   absl::StatusOr<MountView> BeginUnmount(const std::string& mount_id, CancelToken& cancel);
+  // The same without waiting: OPERATION_IN_PROGRESS for another unmount, too.
+  absl::StatusOr<MountView> BeginUnmountNow(const std::string& mount_id);
   void EndUnmount(const std::string& mount_id, bool removed);
   // Instead of EndUnmount: the mount is gone, its staged edits are kept.
   void EndUnmountDormant(const std::string& mount_id, const std::string& message);

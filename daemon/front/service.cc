@@ -151,12 +151,13 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
       FindMount(tools(), caller, request.mount_path(), request.mount_id(), operation.cancel_token());
   if (!view.ok()) return view.status();
   operation.SetMount(view->mount);
-  const std::string& mount_id = view->mount.mount_id();
+  const std::string mount_id = view->mount.mount_id();
   if (request.changes() == v1::CHANGES_COMMIT) {
     if (absl::Status may = CheckCommit(view->mount, request.commit()); !may.ok()) return may;
+    view = registry_.BeginUnmount(mount_id, operation.cancel_token());
+    if (!view.ok()) return view.status();
     SaveBegun(operation, caller, mount_id, /*commits=*/true, request.commit());
-    return RunCommittingUnmount(tools(), operation, caller, registry_.BeginUnmount(mount_id, operation.cancel_token()),
-                                request.commit());
+    return RunCommittingUnmount(tools(), operation, caller, view, request.commit());
   }
   if (request.changes() != v1::CHANGES_DISCARD && request.changes() != v1::CHANGES_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, absl::StrCat("unknown value for changes: ", request.changes()));
@@ -170,8 +171,10 @@ absl::Status Service::UnmountForCaller(Operation& operation, const Caller& calle
       request.commit().recompress() != v1::COMPRESSION_UNSPECIFIED) {
     return MakeError(Reason::kInvalidFlags, "options of a commit were given, but nothing is to be committed");
   }
+  view = registry_.BeginUnmount(mount_id, operation.cancel_token());
+  if (!view.ok()) return view.status();
   SaveBegun(operation, caller, mount_id, /*commits=*/false, v1::CommitOptions());
-  return RunUnmount(tools(), mount_id, operation.cancel_token(), operation.log_context(), Edits::kDiscard);
+  return RunUnmount(tools(), view, operation.log_context(), Edits::kDiscard);
 }
 
 absl::StatusOr<std::shared_ptr<Operation>> Service::StartCommit(const Caller& caller,
@@ -194,9 +197,11 @@ absl::Status Service::CommitForCaller(Operation& operation, const Caller& caller
   if (!view.ok()) return view.status();
   operation.SetMount(view->mount);
   if (absl::Status may = CheckCommit(view->mount, request.options()); !may.ok()) return may;
-  const std::string& mount_id = view->mount.mount_id();
+  const std::string mount_id = view->mount.mount_id();
+  view = registry_.BeginCommit(mount_id);
+  if (!view.ok()) return view.status();
   SaveBegun(operation, caller, mount_id, /*commits=*/true, request.options());
-  return RunCommit(tools(), operation, registry_.BeginCommit(mount_id), request.options());
+  return RunCommit(tools(), operation, view, request.options());
 }
 
 absl::StatusOr<std::shared_ptr<Operation>> Service::StartRemount(const Caller& caller,

@@ -107,11 +107,11 @@ void Service::ResumeOperation(const std::shared_ptr<Operation>& operation, const
   }
   absl::StatusOr<MountView> mounted = registry_.FindById(Caller(), mount_id);
   if (mounted.ok() && mounted->slot != 0) operation->SetMount(mounted->mount);
-  Launch(*unmount_pool_, operation, [done = mounted.ok() && mounted->slot != 0] {
-    return done ? absl::OkStatus()
-                : MakeError(Reason::kShuttingDown,
-                            "the service was ended while it mounted the image; nothing was left "
-                            "of it: try again");
+  const char* left = kind == v1::OPERATION_KIND_REMOUNT
+                         ? "the service was ended while it remounted the image; all edits are kept: try again"
+                         : "the service was ended while it mounted the image; nothing was left of it: try again";
+  Launch(*unmount_pool_, operation, [done = mounted.ok() && mounted->slot != 0, left] {
+    return done ? absl::OkStatus() : MakeError(Reason::kShuttingDown, left);
   });
 }
 
@@ -120,8 +120,8 @@ void Service::ResumeUnmount(const std::shared_ptr<Operation>& operation, const C
   absl::StatusOr<MountView> view = registry_.FindById(Caller(), record.mount_id());
   // The mount goes last.
   if (!view.ok()) return Launch(*unmount_pool_, operation, [] { return absl::OkStatus(); });
-  CancelToken never;
-  view = registry_.BeginUnmount(record.mount_id(), never);
+  // Were it another's already, nobody could end that one while this thread waits.
+  view = registry_.BeginUnmountNow(record.mount_id());
   if (record.commits()) {
     return Launch(*commit_pool_, operation, [this, operation, caller, view, options, share = ShareFile(view)] {
       return RunCommittingUnmount(tools(), *operation, caller, view, options, share);

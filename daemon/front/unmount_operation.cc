@@ -87,7 +87,7 @@ absl::Status MayDiscard(const Tools& tools, MountView* view) {
                                 ", or clean it up with force"));
 }
 
-absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
+absl::Status CheckServed(const MountView& view) {
   if (view.slot == 0) {
     return MakeError(Reason::kNeedsRemount,
                      absl::StrCat(view.mount.mount_path(), " must be remounted before it can be committed"));
@@ -96,6 +96,10 @@ absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
     return MakeError(Reason::kMountInvalid,
                      absl::StrCat(view.mount.mount_path(), " cannot be committed: ", view.mount.status_message()));
   }
+  return absl::OkStatus();
+}
+
+absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
   CancelToken never;
   internal::FrontToWorker hold;
   hold.mutable_hold_after_unmount()->set_hold(true);
@@ -216,11 +220,15 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
                                "the service was ended before the commit was done; the image is mounted again with all "
                                "edits: unmount it again"));
   }
-  // Before anything is taken away; and again when it is this commit's turn.
-  absl::Status unmounted =
-      ChangesWholeFile(view->mount, options) ? tools.registry.CheckAlone(mount_id) : absl::OkStatus();
-  if (unmounted.ok()) NoteCommitPending(tools, *view, operation.log_context());
-  if (unmounted.ok() && !view->held) unmounted = UnmountForCommit(tools, *view);
+  // Before anything is noted or taken away; and again when it is this commit's turn.
+  absl::Status may = view->held ? absl::OkStatus() : CheckServed(*view);
+  if (may.ok() && !view->held && ChangesWholeFile(view->mount, options)) may = tools.registry.CheckAlone(mount_id);
+  if (!may.ok()) {
+    tools.registry.EndUnmount(mount_id, /*removed=*/false);
+    return may;
+  }
+  NoteCommitPending(tools, *view, operation.log_context());
+  absl::Status unmounted = view->held ? absl::OkStatus() : UnmountForCommit(tools, *view);
   if (!unmounted.ok()) {
     RenewCommitPending(tools, &*view);
     SaveRecord(tools, mount_id, operation.log_context());

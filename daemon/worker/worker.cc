@@ -212,6 +212,9 @@ absl::Status Worker::TakeControl(std::vector<UniqueFd> fds) {
   if (absl::Status status = SetNonBlocking(fds[0].get()); !status.ok()) return status;
   control_ = std::make_shared<Channel>(std::move(fds[0]));
   link_.Replace(control_);
+  // Of the front before: what has not begun is begun anew by this one, which asks for it first.
+  waiting_commit_.reset();
+  outcome_wanted_.reset();
   siblings_.AskAgain();  // it may come from a broker that has not heard what was asked
   return absl::OkStatus();
 }

@@ -468,6 +468,9 @@ class RecoveryTest(DiskCase):
         self.assertEqual(self.status(), "MOUNT_STATUS_NEEDS_REMOUNT")
         with self.fails("NEEDS_REMOUNT"):
             self.commit()
+        with self.fails("NEEDS_REMOUNT"):
+            self.unmount("COMMIT")
+        self.assertFalse(self.pending())  # or the edits could not be discarded
         self.remount()
         self.assert_edited(self.root)
         self.unmount("COMMIT")

@@ -399,7 +399,10 @@ class FixtureTest(DiskTestCase):
         """Not beneath the image's directory: in one that --parents names, opened as the caller."""
         parents = self.path("parents")
         os.mkdir(parents)
-        other = Service(self.path("other"), arguments=["--parents", self.path("missing"), f"--parents={parents}"])
+        closed = self.path("closed")  # to this caller; it hides nothing behind it
+        os.mkdir(closed, 0o700)
+        other = Service(self.path("other"), arguments=["--parents", self.path("missing"), "--parents", closed,
+                                                       f"--parents={parents}"])
         os.makedirs(other.directory)
         os.chmod(other.directory, 0o755)
         other.start()

@@ -179,6 +179,58 @@ class KilledFrontTest(OperationTestCase):
         self.assert_unmounted()
         self.assert_edited(self.applied())
 
+    def test_a_second_unmount_that_waits(self):
+        """It has not begun: what the first one commits is not thrown away by it, and the next front is not held up."""
+        self.mount_rw()
+        self.edit()
+        operation = self.begin("UnmountImage", BEGUN, **self.unmount_request())
+        waiting = self.client.start("UnmountImage", {"mount_path": self.root, "changes": "CHANGES_DISCARD"})
+        second = next(iter(waiting)).operation.operation_id
+        wait_until(lambda: self.operation(second)["state"] == "OPERATION_STATE_RUNNING", SECONDS, "the second unmount")
+        self.kill_front()
+        with self.assertRaises(RpcFailure) as forgotten:
+            self.operation(second)
+        self.assertEqual(forgotten.exception.reason, "OPERATION_NOT_FOUND")
+        self.go_on(BEGUN)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_unmounted()
+        self.assert_edited(self.applied())
+
+    def test_commit_that_waits_for_a_replacement(self):
+        """The worker that is to commit still takes over from one that died: it hears of the commit from both fronts."""
+        self.mount_rw()
+        self.edit()
+        self.stop_at("worker-resuming")
+        self.stop_at(BEGUN)
+        os.kill(self.client.get_mount(self.root)["worker_pid"], signal.SIGKILL)
+        self.await_seam("worker-resuming")
+        pending = self.client.start("CommitImage", {"mount_path": self.root})
+        operation = next(iter(pending)).operation.operation_id
+        wait_until(lambda: self.operation(operation)["progress"].get("phase") == "PHASE_COMMITTING", SECONDS,
+                   "the commit to be asked for")
+        self.kill_front()
+        self.go_on("worker-resuming")
+        self.await_seam(BEGUN)
+        self.go_on(BEGUN)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_edited(self.applied())
+        self.unmount("DISCARD")
+
+    def test_remount(self):
+        """Nothing came of it, and nothing is lost: whoever reads the message must not think so."""
+        self.mount_rw()
+        self.edit()
+        subprocess.run(["umount", self.root], check=True)
+        wait_until(lambda: self.status() == "MOUNT_STATUS_NEEDS_REMOUNT", SECONDS, "the mount to be missed")
+        operation = self.begin("RemountImage", "worker-opening")
+        self.kill_front()
+        self.go_on("worker-opening")
+        self.assertEqual(self.outcome(operation), ("FAILED", "SHUTTING_DOWN"))
+        self.assertIn("all edits are kept", self.operation(operation)["error"]["message"])
+        self.remount()
+        self.assert_edited(self.root)
+        self.unmount("DISCARD")
+
     def test_who_waits_is_told(self):
         """dismctl and libdismapi find their operation again."""
         self.mount_rw()

@@ -594,6 +594,8 @@ class CommitCrashTest(SeamTestCase):
     def crash_at(self, seam, run):
         """Runs `run` in a thread, kills the worker at the seam; returns the failure or None."""
         stop, reached = (os.path.join(self.seams, f"{seam}.{end}") for end in ("stop", "reached"))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(reached)  # by a commit before
         write(stop, b"")
         outcome = []
 

@@ -56,6 +56,16 @@ class FrontRegistry : public testing::Test {
   uint64_t slots_ = 0;
 };
 
+TEST_F(FrontRegistry, AnUnmountThatMayNotWaitIsRefusedWhileThereIsAnother) {
+  const std::string mount = Mount(kParent);
+  ASSERT_TRUE(registry_.BeginUnmountNow(mount).ok());
+  EXPECT_EQ(ReasonOf(registry_.BeginUnmountNow(mount).status()), Reason::kOperationInProgress);
+  registry_.EndUnmount(mount, /*removed=*/false);
+  EXPECT_TRUE(registry_.BeginUnmountNow(mount).ok());
+  registry_.EndUnmount(mount, /*removed=*/true);
+  EXPECT_EQ(ReasonOf(registry_.BeginUnmountNow(mount).status()), Reason::kNotMounted);
+}
+
 TEST_F(FrontRegistry, AFileThatOthersShowIsNotChangedAsAWhole) {
   const std::string mount = Mount(kParent);
   const std::string other = Mount(kParent);
