@@ -110,7 +110,7 @@ class KilledFrontTest(OperationTestCase):
         os.listdir(other)
         with self.assertRaises(OSError):
             read(f"{other}/two.bin")
-        self.assertEqual(self.status(other), "MOUNT_STATUS_INVALID")
+        wait_until(lambda: self.status(other) == "MOUNT_STATUS_INVALID", SECONDS, "the other mount to be invalid")
         self.client.unmount(other)
         self.unmount("DISCARD")
 
