@@ -9,10 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -24,9 +22,9 @@
 #include "libmount/base/test_seam.h"
 #include "libmount/wim/blob_table_writer.h"
 #include "libmount/wim/commit_source.h"
+#include "libmount/wim/commit_tables.h"
 #include "libmount/wim/file_appender.h"
 #include "libmount/wim/image_metadata.h"
-#include "libmount/wim/integrity_writer.h"
 #include "libmount/wim/metadata_writer.h"
 #include "libmount/wim/new_blobs.h"
 #include "libmount/wim/resource_writer.h"
@@ -63,14 +61,8 @@ class Commit {
   absl::Status Load();
   absl::Status WriteResources();
   absl::Status WriteMetadata();
-  absl::Status WriteBlobTable();
-  absl::Status WriteXml();
-  absl::Status WriteIntegrityTable();
+  absl::Status WriteTables();
   absl::Status WriteHeader();
-
-  absl::Status Progress(uint64_t bytes);
-  // A place to be killed at, in tests; and a look whether to go on.
-  absl::Status Step(std::string_view seam) const;
 
   const WimHeader& header() const { return old_.header(); }
 
@@ -80,6 +72,7 @@ class Commit {
   const ImageContents& contents_;
   const WimCommitOptions& options_;
   OperationMonitor& monitor_;
+  CommitProgress progress_{Phase::kCommitting, monitor_};
 
   CommitSource old_;  // the file as it was
   uint64_t old_metadata_size_ = 0;
@@ -96,12 +89,8 @@ class Commit {
   uint32_t new_index_ = 0;
   Sha1Digest metadata_hash_ = {};
   ResourceHeader metadata_;
-  ResourceHeader blob_table_;
-  ResourceHeader xml_;
-  ResourceHeader integrity_;
+  std::optional<CommitTables> tables_;
   WimCommitResult result_;
-  uint64_t bytes_done_ = 0;
-  uint64_t bytes_total_ = 0;
 };
 
 Commit::~Commit() {
@@ -110,18 +99,6 @@ Commit::~Commit() {
   if (absl::Status status = CutOff(fd_, name_, old_.size); !status.ok()) {
     Log(Severity::kError, std::string_view(status.message().data(), status.message().size()));
   }
-}
-
-absl::Status Commit::Progress(uint64_t bytes) {
-  bytes_done_ += bytes;
-  bytes_total_ = std::max(bytes_total_, bytes_done_);
-  monitor_.Report({Phase::kCommitting, bytes_done_, bytes_total_});
-  return CheckCancelled(monitor_);
-}
-
-absl::Status Commit::Step(std::string_view seam) const {
-  if (!seam.empty()) TestSeam(seam, [this] { return monitor_.cancelled(); });
-  return CheckCancelled(monitor_);
 }
 
 absl::Status Commit::Load() {
@@ -152,13 +129,14 @@ absl::Status Commit::WriteResources() {
   out_.emplace(fd_, name_, old_.size);
   ResourceWriter::Format format{header().compression, header().chunk_size, options_.threads};
   absl::StatusOr<std::unique_ptr<ResourceWriter>> writer =
-      ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return Progress(bytes); });
+      ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return progress_.Add(bytes); });
   if (!writer.ok()) return writer.status();
   writer_ = *std::move(writer);
   new_blobs_.emplace(&old_.blobs, writer_.get(), &contents_);
   absl::Status status = tree_->AddTree(contents_, [this](NodeId node, ImageContents::File& file) {
-    if (absl::Status stop = Step(new_blobs_->blobs().empty() ? "" : "commit-resource"); !stop.ok()) return stop;
-    return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return Progress(bytes); });
+    const absl::Status stop = progress_.Step(new_blobs_->blobs().empty() ? "" : "commit-resource");
+    if (!stop.ok()) return stop;
+    return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return progress_.Add(bytes); });
   });
   if (!status.ok()) return status;
   if (status = writer_->Finish(); !status.ok()) return status;
@@ -182,62 +160,32 @@ absl::Status Commit::WriteMetadata() {
   return out_->Flush();
 }
 
-absl::Status Commit::WriteBlobTable() {
+absl::Status Commit::WriteTables() {
   for (const NewBlobs::Blob& blob : new_blobs_->blobs()) table_->SetBlob(blob.place, blob.hash);
   for (const auto& [hash, count] : old_references_) table_->AddReferences(hash, -static_cast<int64_t>(count));
   for (const auto& [hash, count] : tree_->references()) table_->AddReferences(hash, static_cast<int64_t>(count));
   options_.append ? table_->AppendMetadata(metadata_, metadata_hash_)
                   : table_->SetMetadata(index_, metadata_, metadata_hash_);
-  const uint64_t size = table_->table().size();
-  if (size > kMaxBlobTableSize) {
-    return MakeError(Reason::kOutOfResources, absl::StrFormat("%s would hold too many blobs", name_));
-  }
-  blob_table_ = {size, out_->offset(), size, kResourceMetadata};
-  if (absl::Status status = out_->Append(table_->table()); !status.ok()) return status;
-  return out_->Flush();
-}
-
-absl::Status Commit::WriteXml() {
+  tables_.emplace(old_, fd_, name_, *out_, progress_);
+  absl::Status status = tables_->WriteBlobTable(*table_);
+  if (status.ok()) status = progress_.Step("commit-blob-table-written");
   XmlChange change;
   change.index = index_;
   change.new_index = new_index_;
   change.counts = tree_->counts();
   change.modification_time = WindowsTimeNow();
-  change.file_bytes = out_->offset();
-  absl::StatusOr<std::string> xml = ChangeWimXml(old_.xml, change, name_);
-  if (!xml.ok()) return xml.status();
-  xml_ = {xml->size(), out_->offset(), xml->size(), kResourceMetadata};
-  if (absl::Status status = out_->Append(*xml); !status.ok()) return status;
-  return out_->Flush();
-}
-
-absl::Status Commit::WriteIntegrityTable() {
-  if (!old_.integrity && !options_.generate_integrity) return absl::OkStatus();
-  IntegrityWriting writing;
-  writing.old_table = old_.integrity;
-  writing.old_end = header().blob_table.offset + header().blob_table.size_in_file;
-  writing.end = blob_table_.offset + blob_table_.size_in_file;
-  writing.threads = options_.threads;
-  bytes_total_ += IntegrityWork(writing);
-  absl::StatusOr<std::string> table =
-      MakeIntegrityTable(fd_, name_, writing, [this](uint64_t bytes) { return Progress(bytes); });
-  if (!table.ok()) return table.status();
-  integrity_ = {table->size(), out_->offset(), table->size(), 0};
-  if (absl::Status status = out_->Append(*table); !status.ok()) return status;
-  return out_->Flush();
+  if (status.ok()) status = tables_->WriteXml(change);
+  if (status.ok()) status = progress_.Step("commit-xml-written");
+  if (status.ok() && (old_.integrity || options_.generate_integrity)) {
+    const ResourceHeader& old_table = header().blob_table;
+    status = tables_->WriteIntegrityTable(old_table.offset + old_table.size_in_file, options_.threads);
+  }
+  return status;
 }
 
 absl::Status Commit::WriteHeader() {
-  std::string bytes = old_.header_bytes;
-  auto put = [&bytes](size_t at, const ResourceHeader& resource) {
-    bytes.replace(at, kResourceHeaderSize, EncodeResourceHeader(resource));
-  };
-  const uint32_t image_count = static_cast<uint32_t>(table_->image_count());
-  memcpy(bytes.data() + kHeaderImageCountAt, &image_count, sizeof image_count);
-  put(kHeaderBlobTableAt, blob_table_);
-  put(kHeaderXmlAt, xml_);
-  put(kHeaderIntegrityTableAt, integrity_);
-  if (header().boot_index == new_index_) put(kHeaderBootMetadataAt, metadata_);
+  std::string bytes = tables_->Header(static_cast<uint32_t>(table_->image_count()));
+  if (header().boot_index == new_index_) PutHeaderResource(bytes, kHeaderBootMetadataAt, metadata_);
 
   // The point of no return. From here on nothing is cut off, unless the former header is surely there again.
   committed_ = true;
@@ -251,25 +199,20 @@ absl::Status Commit::WriteHeader() {
 }
 
 absl::StatusOr<WimCommitResult> Commit::Run() {
-  monitor_.Report({Phase::kCommitting, 0, 0});
   if (absl::Status status = Load(); !status.ok()) return status;
-  bytes_total_ = contents_.staged_bytes() + old_metadata_size_;
-  absl::Status status = Step("commit-begin");
+  progress_.Expect(contents_.staged_bytes() + old_metadata_size_);
+  absl::Status status = progress_.Step("commit-begin");
   if (status.ok()) status = WriteResources();
-  if (status.ok()) status = Step("commit-resources-written");
+  if (status.ok()) status = progress_.Step("commit-resources-written");
   if (status.ok()) status = WriteMetadata();
-  if (status.ok()) status = Step("commit-metadata-written");
-  if (status.ok()) status = WriteBlobTable();
-  if (status.ok()) status = Step("commit-blob-table-written");
-  if (status.ok()) status = WriteXml();
-  if (status.ok()) status = Step("commit-xml-written");
-  if (status.ok()) status = WriteIntegrityTable();
-  if (status.ok()) status = Step("commit-integrity-written");
+  if (status.ok()) status = progress_.Step("commit-metadata-written");
+  if (status.ok()) status = WriteTables();
+  if (status.ok()) status = progress_.Step("commit-integrity-written");
   if (status.ok()) status = SyncData(fd_, name_);
-  if (status.ok()) status = Step("commit-synced");
+  if (status.ok()) status = progress_.Step("commit-synced");
   if (status.ok()) status = WriteHeader();
   if (!status.ok()) return status;
-  monitor_.Report({Phase::kCommitting, bytes_total_, bytes_total_});
+  progress_.Finish();
   result_.image_index = new_index_;
   return std::move(result_);
 }

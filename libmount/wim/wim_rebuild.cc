@@ -13,13 +13,12 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "libmount/base/reason.h"
-#include "libmount/base/test_seam.h"
 #include "libmount/wim/blob_table_writer.h"
 #include "libmount/wim/chunk_buffer.h"
 #include "libmount/wim/commit_source.h"
+#include "libmount/wim/commit_tables.h"
 #include "libmount/wim/file_appender.h"
 #include "libmount/wim/image_metadata.h"
-#include "libmount/wim/integrity_writer.h"
 #include "libmount/wim/metadata_writer.h"
 #include "libmount/wim/new_blobs.h"
 #include "libmount/wim/resource_reader.h"
@@ -70,9 +69,7 @@ class Rebuild {
   absl::Status WriteNewBlobs();
   absl::Status CopyBlobs();
   absl::Status WriteMetadata();
-  absl::Status WriteBlobTable();
-  absl::Status WriteXml();
-  absl::Status WriteIntegrityTable();
+  absl::Status WriteTables();
   absl::Status WriteHeader();
 
   absl::Status CopyRaw(const ResourceLocation& location, ResourceHeader* place);
@@ -82,8 +79,6 @@ class Rebuild {
   uint64_t WorkOf(const ResourceLocation& location) const {
     return options_.recompress ? location.size : location.size_in_file;
   }
-  absl::Status Progress(uint64_t bytes);
-  absl::Status Step(std::string_view seam) const;
 
   const int from_;
   const int to_;
@@ -93,6 +88,7 @@ class Rebuild {
   const ImageContents* const holder_;    // null: nothing else is in use
   const WimRebuildOptions& options_;
   OperationMonitor& monitor_;
+  CommitProgress progress_{Phase::kRebuilding, monitor_};
 
   CommitSource old_;
   Compression compression_ = Compression::kNone;
@@ -107,25 +103,9 @@ class Rebuild {
   ChunkBuffer piece_;
   std::deque<Moved> blobs_;   // which do not move: the writer fills them in
   std::deque<Moved> images_;  // likewise: the metadata of each
-  ResourceHeader blob_table_;
-  ResourceHeader xml_;
-  ResourceHeader integrity_;
+  std::optional<CommitTables> tables_;
   WimCommitResult result_;
-  uint64_t bytes_done_ = 0;
-  uint64_t bytes_total_ = 0;
 };
-
-absl::Status Rebuild::Progress(uint64_t bytes) {
-  bytes_done_ += bytes;
-  bytes_total_ = std::max(bytes_total_, bytes_done_);
-  monitor_.Report({Phase::kRebuilding, bytes_done_, bytes_total_});
-  return CheckCancelled(monitor_);
-}
-
-absl::Status Rebuild::Step(std::string_view seam) const {
-  TestSeam(seam, [this] { return monitor_.cancelled(); });
-  return CheckCancelled(monitor_);
-}
 
 absl::Status Rebuild::Load() {
   if (absl::Status status = old_.Load(from_, name_, monitor_); !status.ok()) return status;
@@ -144,7 +124,7 @@ absl::Status Rebuild::Load() {
     if (!bytes.ok()) return bytes.status();
     absl::StatusOr<ImageMetadata> image = ParseMetadata(bytes->span(), old_.blobs, name_, monitor_);
     if (!image.ok()) return image.status();
-    bytes_total_ += WorkOf(old_.blobs.metadata()[index - 1].location);
+    progress_.Expect(WorkOf(old_.blobs.metadata()[index - 1].location));
     const bool replaced = index == index_ && contents_ != nullptr && !options_.append;
     if (index == index_) tree_.emplace(*image, name_);
     if (replaced) continue;
@@ -175,7 +155,7 @@ absl::Status Rebuild::StartWriting() {
   reader_ = std::make_unique<ResourceReader>(&old_.source, &old_.blobs.resources(), reading);
   ResourceWriter::Format format{compression_, chunk_size_, options_.threads};
   absl::StatusOr<std::unique_ptr<ResourceWriter>> writer =
-      ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return Progress(bytes); });
+      ResourceWriter::Create(&*out_, format, [this](uint64_t bytes) { return progress_.Add(bytes); });
   if (!writer.ok()) return writer.status();
   writer_ = *std::move(writer);
   return absl::OkStatus();
@@ -186,7 +166,7 @@ absl::Status Rebuild::WriteNewBlobs() {
   new_blobs_.emplace(&old_.blobs, writer_.get(), contents_);
   absl::Status status = tree_->AddTree(*contents_, [this](NodeId node, ImageContents::File& file) {
     if (absl::Status stop = CheckCancelled(monitor_); !stop.ok()) return stop;
-    return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return Progress(bytes); });
+    return new_blobs_->Store(node, file, result_.stored, [this](uint64_t bytes) { return progress_.Add(bytes); });
   });
   if (status.ok()) status = writer_->Finish();
   if (!status.ok()) return status;
@@ -203,7 +183,7 @@ absl::Status Rebuild::CopyRaw(const ResourceLocation& location, ResourceHeader* 
     absl::Span<char> piece = piece_.span().first(std::min<uint64_t>(kCopyPiece, location.size_in_file - done));
     absl::Status status = old_.source.Read(1, location.offset + done, piece);
     if (status.ok()) status = out_->Append(piece);
-    if (status.ok()) status = Progress(piece.size());
+    if (status.ok()) status = progress_.Add(piece.size());
     if (!status.ok()) return status;
     done += piece.size();
   }
@@ -246,12 +226,12 @@ absl::Status Rebuild::CopyBlobs() {
     if (blob == kNoBlob) continue;  // in another file (a delta WIM)
     const ResourceLocation& location = old_.blobs.resources()[old_.blobs.location(blob).resource];
     order.emplace_back(location.offset, blob);
-    bytes_total_ += WorkOf(location);
+    progress_.Expect(WorkOf(location));
   }
   std::sort(order.begin(), order.end());
   for (const auto& [offset, blob] : order) {
     if (absl::Status status = MoveBlob(blob); !status.ok()) return status;
-    if (absl::Status status = Step(blobs_.size() == 2 ? "rebuild-resource" : ""); !status.ok()) return status;
+    if (absl::Status status = progress_.Step(blobs_.size() == 2 ? "rebuild-resource" : ""); !status.ok()) return status;
   }
   if (absl::Status status = writer_->Finish(); !status.ok()) return status;
   return out_->Flush();
@@ -296,7 +276,7 @@ absl::Status Rebuild::WriteMetadata() {
   return out_->Flush();
 }
 
-absl::Status Rebuild::WriteBlobTable() {
+absl::Status Rebuild::WriteTables() {
   BlobTableWriter table("", 0);
   for (const Moved& image : images_) table.AppendMetadata(image.place, image.hash);
   for (const Moved& blob : blobs_) table.SetBlob(blob.place, blob.hash);
@@ -304,17 +284,8 @@ absl::Status Rebuild::WriteBlobTable() {
     for (const NewBlobs::Blob& blob : new_blobs_->blobs()) table.SetBlob(blob.place, blob.hash);
   }
   for (const auto& [hash, count] : references_) table.AddReferences(hash, static_cast<int64_t>(count));
-  const uint64_t size = table.table().size();
-  if (size > kMaxBlobTableSize) {
-    return MakeError(Reason::kOutOfResources, absl::StrFormat("%s would hold too many blobs", name_));
-  }
-  blob_table_ = {size, out_->offset(), size, kResourceMetadata};
-  if (absl::Status status = out_->Append(table.table()); !status.ok()) return status;
-  return out_->Flush();
-}
-
-absl::Status Rebuild::WriteXml() {
-  if (contents_ == nullptr && old_.xml.empty()) return absl::OkStatus();
+  tables_.emplace(old_, to_, name_, *out_, progress_);
+  absl::Status status = tables_->WriteBlobTable(table);
   XmlChange change;
   if (contents_ != nullptr) {
     change.index = index_;
@@ -322,68 +293,43 @@ absl::Status Rebuild::WriteXml() {
     change.counts = tree_->counts();
     change.modification_time = WindowsTimeNow();
   }
-  change.file_bytes = out_->offset();
-  absl::StatusOr<std::string> xml = ChangeWimXml(old_.xml, change, name_);
-  if (!xml.ok()) return xml.status();
-  xml_ = {xml->size(), out_->offset(), xml->size(), kResourceMetadata};
-  if (absl::Status status = out_->Append(*xml); !status.ok()) return status;
-  return out_->Flush();
-}
-
-absl::Status Rebuild::WriteIntegrityTable() {
-  if (!old_.integrity && !options_.generate_integrity) return absl::OkStatus();
-  IntegrityWriting writing;
-  writing.old_table = old_.integrity;  // for the size of its chunks
-  writing.end = blob_table_.offset + blob_table_.size_in_file;
-  writing.threads = options_.threads;
-  bytes_total_ += IntegrityWork(writing);
-  absl::StatusOr<std::string> table =
-      MakeIntegrityTable(to_, name_, writing, [this](uint64_t bytes) { return Progress(bytes); });
-  if (!table.ok()) return table.status();
-  integrity_ = {table->size(), out_->offset(), table->size(), 0};
-  if (absl::Status status = out_->Append(*table); !status.ok()) return status;
-  return out_->Flush();
+  if (status.ok() && (contents_ != nullptr || !old_.xml.empty())) status = tables_->WriteXml(change);
+  if (status.ok() && (old_.integrity || options_.generate_integrity)) {
+    status = tables_->WriteIntegrityTable(/*kept_end=*/0, options_.threads);
+  }
+  return status;
 }
 
 absl::Status Rebuild::WriteHeader() {
-  std::string bytes = old_.header_bytes;
-  auto put = [&bytes](size_t at, const ResourceHeader& resource) {
-    bytes.replace(at, kResourceHeaderSize, EncodeResourceHeader(resource));
-  };
-  auto put_number = [&bytes](size_t at, uint32_t number) { memcpy(bytes.data() + at, &number, sizeof number); };
+  std::string bytes = tables_->Header(static_cast<uint32_t>(images_.size()));
   if (options_.recompress) {
-    put_number(kHeaderFlagsAt, (old_.header().flags & ~kWimCompressionFlags) | CompressionFlags(compression_));
-    put_number(kHeaderChunkSizeAt, chunk_size_);
+    PutHeaderNumber(bytes, kHeaderFlagsAt,
+                    (old_.header().flags & ~kWimCompressionFlags) | CompressionFlags(compression_));
+    PutHeaderNumber(bytes, kHeaderChunkSizeAt, chunk_size_);
   }
-  put_number(kHeaderImageCountAt, static_cast<uint32_t>(images_.size()));
-  put(kHeaderBlobTableAt, blob_table_);
-  put(kHeaderXmlAt, xml_);
-  put(kHeaderIntegrityTableAt, integrity_);
   const uint32_t boot = old_.header().boot_index;
-  put(kHeaderBootMetadataAt, boot >= 1 && boot <= images_.size() ? images_[boot - 1].place : ResourceHeader());
+  PutHeaderResource(bytes, kHeaderBootMetadataAt,
+                    boot >= 1 && boot <= images_.size() ? images_[boot - 1].place : ResourceHeader());
   if (absl::Status status = WriteAt(to_, name_, 0, bytes); !status.ok()) return status;
   return SyncData(to_, name_);
 }
 
 absl::StatusOr<WimCommitResult> Rebuild::Run() {
-  monitor_.Report({Phase::kRebuilding, 0, 0});
   if (absl::Status status = Load(); !status.ok()) return status;
   result_.image_index = options_.append ? old_.image_count() + 1 : index_;
-  if (contents_ != nullptr) bytes_total_ += contents_->staged_bytes();
-  absl::Status status = Step("rebuild-begin");
+  if (contents_ != nullptr) progress_.Expect(contents_->staged_bytes());
+  absl::Status status = progress_.Step("rebuild-begin");
   if (status.ok()) status = StartWriting();
   if (status.ok()) status = WriteNewBlobs();
   if (status.ok()) status = CopyBlobs();
-  if (status.ok()) status = Step("rebuild-resources-written");
+  if (status.ok()) status = progress_.Step("rebuild-resources-written");
   if (status.ok()) status = WriteMetadata();
-  if (status.ok()) status = WriteBlobTable();
-  if (status.ok()) status = WriteXml();
-  if (status.ok()) status = WriteIntegrityTable();
-  if (status.ok()) status = Step("rebuild-tables-written");
+  if (status.ok()) status = WriteTables();
+  if (status.ok()) status = progress_.Step("rebuild-tables-written");
   if (status.ok()) status = old_.source.CheckUnchanged();
   if (status.ok()) status = WriteHeader();
   if (!status.ok()) return status;
-  monitor_.Report({Phase::kRebuilding, bytes_total_, bytes_total_});
+  progress_.Finish();
   return std::move(result_);
 }
 
@@ -392,7 +338,8 @@ absl::StatusOr<WimCommitResult> Rebuild::Run() {
 absl::StatusOr<WimCommitResult> RebuildWim(int from, int to, const std::string& name, uint32_t index,
                                            const ImageContents* contents, const WimRebuildOptions& options,
                                            OperationMonitor& monitor) {
-  if (options.append && (contents == nullptr || options.unchanged)) return absl::InvalidArgumentError("nothing to append");
+  if (options.append && (contents == nullptr || options.unchanged))
+    return absl::InvalidArgumentError("nothing to append");
   return Rebuild(from, to, name, index, contents, options, monitor).Run();
 }
 
