@@ -214,7 +214,8 @@ class FuseServer::Impl {
   }
 
   void ServeOnThisThread(int index) {
-    ServingThread self(inflight_->slot(index), kFuseMaxRead, RequestSource::Turn([this](bool all) { OnIdle(all); }));
+    ServingThread self(inflight_->slot(index), kFuseMaxRead,
+                       RequestSource::Turn([this] { OnBusy(); }, [this](bool all) { OnIdle(all); }));
     ServingThread::Current() = &self;
     if (index == 0) {
       Recover(self);
@@ -226,7 +227,6 @@ class FuseServer::Impl {
       while (size_t size = source_.Receive(&self.turn, self.slot.buffer())) {
         Serve(self, size);
         self.slot.Free();
-        if (writing_.load(std::memory_order_relaxed)) self.slot.Populate();
       }
     } else {
       Log(Severity::kError, "no memory for a serving thread's buffers");
@@ -302,8 +302,6 @@ class FuseServer::Impl {
       case FUSE_INIT: negotiation_.OnRequest(request, size); break;
       // Nothing waits so long that ending it early would pay. The kernel stops sending these after the first answer.
       case FUSE_INTERRUPT: return Refuse(header, ENOSYS);
-      case FUSE_CREATE:
-      case FUSE_WRITE: writing_.store(context_.writable != nullptr, std::memory_order_relaxed); break;
       default: break;
     }
     TerminateStrings(request, size);
@@ -368,9 +366,13 @@ class FuseServer::Impl {
     return -fuse_lowlevel_notify_store(session_, node, 0, &data, static_cast<fuse_buf_copy_flags>(0));
   }
 
+  // On each serving thread, before it first receives, and again after OnIdle.
+  void OnBusy() {
+    if (context_.writable != nullptr) ServingThread::Current()->slot.Populate();
+  }
+
   // On each serving thread, once after it had nothing to do for a while; `all`: nobody has.
   void OnIdle(bool all) {
-    writing_.store(false, std::memory_order_relaxed);
     ServingThread::Current()->slot.Trim();
     ServingThread::Current()->reply.Discard();
     if (!all) return;
@@ -401,7 +403,6 @@ class FuseServer::Impl {
   std::atomic<int> running_{0};
   std::atomic<bool> initialized_{false};
   std::atomic<bool> idle_{true};
-  std::atomic<bool> writing_{false};  // large requests may come
   std::atomic<uint64_t> replayed_{0};
   std::atomic<uint64_t> resent_{0};
   bool recovering_ = false;  // set before threads start

@@ -203,13 +203,8 @@ void InflightTable::Slot::Trim() {
   // Of a shared mapping only MADV_REMOVE gives the pages back.
   char* from = base_ + kPage + kKeptDataBytes;
   madvise(from, kSlotBytes - kPage - kKeptDataBytes, shared_ ? MADV_REMOVE : MADV_DONTNEED);
-  populated_ = false;
 }
 
-void InflightTable::Slot::Populate() {
-  if (populated_) return;
-  populated_ = true;
-  madvise(base_, kSlotBytes, MADV_POPULATE_WRITE);
-}
+void InflightTable::Slot::Populate() { madvise(base_, kSlotBytes, MADV_POPULATE_WRITE); }
 
 }  // namespace libmount

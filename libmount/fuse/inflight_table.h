@@ -19,8 +19,9 @@
 // The header page has room for what else must outlive the process: which files are open directly (direct_opens.h).
 // Behind the slots are notices: what the kernel is still to be told (invalidator.h).
 //
-// Memory: a slot that waits costs its first pages. The data pages are given back by Trim. They should be there before
-// a large request is read: when a process is killed while the kernel has to bring pages in, the request fails with EIO.
+// Memory: a slot that waits costs its first pages. The data pages are given back by Trim. They must be there before a
+// large request is read (Populate): when a process is killed while the kernel has to bring pages in, the request fails
+// with EIO.
 //
 // Thread safety: each slot, and the notices, belong to one thread at a time.
 
@@ -71,7 +72,7 @@ class InflightTable {
 
     // Gives the data pages back. REQUIRES: free.
     void Trim();
-    // Has them present.
+    // Has them present. Takes a tenth of a millisecond or two.
     void Populate();
 
    private:
@@ -82,7 +83,6 @@ class InflightTable {
 
     char* base_;
     bool shared_;
-    bool populated_ = false;
   };
 
   // A descriptor for a new, empty table.

@@ -49,6 +49,17 @@ absl::Status Watch(int epoll, int fd) {
 
 }  // namespace
 
+void RequestSource::Turn::Prepare() {
+  if (prepared_) return;
+  prepared_ = true;
+  prepare_();
+}
+
+void RequestSource::Turn::BecomeIdle(bool all) {
+  prepared_ = false;
+  on_idle_(all);
+}
+
 absl::Status RequestSource::Open(int fd) {
   fd_ = fd;
   int flags = fcntl(fd, F_GETFL);
@@ -67,10 +78,14 @@ size_t RequestSource::Receive(Turn* turn, absl::Span<char> buffer) {
     if (!turn->held_ && !TakeTurn(turn)) {
       // Somebody else receives. Take what is queued already, else sleep: two threads that wait for one request are one
       // too many.
-      if (size_t size = TryRead(buffer); size > 0) return size;
+      if (turn->prepared_) {
+        if (size_t size = TryRead(buffer); size > 0) return size;
+      }
       SleepUntilNeeded(turn);
+      turn->Prepare();
       continue;
     }
+    turn->Prepare();
     int64_t start = Now();
     if (size_t size = TryRead(buffer); size > 0) {
       average_gap_ -= average_gap_ / kGapSmoothing;
@@ -118,7 +133,7 @@ void RequestSource::SleepUntilNeeded(Turn* turn) {
     } else if (needed_.WaitWithTimeout(&mutex_, absl::Milliseconds(kIdleMilliseconds))) {
       told_idle = true;
       mutex_.Unlock();
-      turn->on_idle_(/*all=*/false);
+      turn->BecomeIdle(/*all=*/false);
       mutex_.Lock();
     }
   }
@@ -175,10 +190,11 @@ void RequestSource::Block(Turn* turn) {
     ready = epoll_wait(epoll_.get(), events, 2, kIdleMilliseconds);
   } while (ready < 0 && errno == EINTR);
   if (ready != 0) return;
-  turn->on_idle_(/*all=*/true);
+  turn->BecomeIdle(/*all=*/true);
   do {
     ready = epoll_wait(epoll_.get(), events, 2, -1);
   } while (ready < 0 && errno == EINTR);
+  turn->Prepare();
 }
 
 void RequestSource::Stop() { End(absl::OkStatus()); }

@@ -40,13 +40,20 @@ class RequestSource {
   // One for each receiving thread.
   class Turn {
    public:
-    // `on_idle` runs on the thread when it had nothing to do for a while: a chance to give memory back. Its argument
-    // tells whether nothing at all came (else other threads are at work).
-    explicit Turn(std::function<void(bool all)> on_idle) : on_idle_(std::move(on_idle)) {}
+    // Both run on the thread. `prepare`: before it first looks for a request, and again after `on_idle`. `on_idle`:
+    // when it had nothing to do for a while, a chance to give memory back; its argument tells whether nothing at all
+    // came (else other threads are at work).
+    Turn(std::function<void()> prepare, std::function<void(bool all)> on_idle)
+        : prepare_(std::move(prepare)), on_idle_(std::move(on_idle)) {}
 
    private:
     friend class RequestSource;
+    void Prepare();
+    void BecomeIdle(bool all);
+
     bool held_ = false;
+    bool prepared_ = false;
+    std::function<void()> prepare_;
     std::function<void(bool)> on_idle_;
   };
 

@@ -83,8 +83,14 @@ class KillTestCase(SeamTestCase):
                 program.process.kill()
 
     def begin(self, kinds, root):
-        self.programs = [Program(kind, root if kind == "ReadOnly" else f"{root}/{kind}") for kind in kinds]
+        """Each kind in a directory of its own; of several of one kind each in its own, too."""
+        self.programs = [Program(kind, root if kind == "ReadOnly" else f"{root}/{kind}{number or ''}")
+                         for kind, number in zip(kinds, self.numbers(list(kinds)))]
         wait_until(lambda: self.failures() or all(program.steps for program in self.programs), STEP_SECONDS, "all to work")
+
+    @staticmethod
+    def numbers(kinds):
+        return [kinds[:at].count(kind) for at, kind in enumerate(kinds)]
 
     def failures(self):
         return [program.kind for program in self.programs if program.failed()]
@@ -159,6 +165,17 @@ class KilledWorkerTest(KillTestCase):
         """The kernels before 6.9, emulated: what was under way is known from the in-flight table alone."""
         write(f"{self.seams}/worker-no-resend.on", b"")
         self.exercise(load.KINDS)
+
+    def test_large_writes(self):
+        """Often killed while one is received, also as the first thing a replacement does."""
+        write(f"{self.seams}/worker-no-resend.on", b"")
+        self.mount_rw(unix_data=True)
+        self.begin(["LargeBlocks"] * 3, self.root)
+        pause = random.Random(9)
+        self.kill_for(SECONDS / 2, self.root, lambda: pause.choice((0, 0.005, 0.01, 0.02, 0.05)))
+        self.end()
+        self.unmount("DISCARD")
+        self.assert_nothing_left(self.root)
 
     def test_readers_of_a_read_only_mount(self):
         """Small files are pushed into the page cache ahead of reading: a notification may wait for another's READ."""

@@ -14,6 +14,8 @@
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "libmount/fuse/fuse_server.h"
 #include "libmount/fuse/inflight_table.h"
 #include "tests/unit/fake_kernel.h"
@@ -518,6 +520,37 @@ TEST_F(FuseDirectOpenTest, TooManyAreOpenedAsOthers) {
   EXPECT_EQ(direct, 128);
   EXPECT_EQ(last.open_flags, kKeep);
   EXPECT_EQ(last.fh, 0u);
+}
+
+// What the kernel would have to bring in while a process is killed would cost the request (inflight_table.h).
+TEST_F(FuseDirectOpenTest, MemoryForALargeRequestIsThereBeforeIt) {
+  table_ = *InflightTable::Create();
+  auto held = [this] {
+    struct stat facts;
+    EXPECT_EQ(fstat(table_.get(), &facts), 0);
+    return static_cast<uint64_t>(facts.st_blocks) * 512;
+  };
+  kernel_.Unmount();
+  server_.reset();
+  kernel_ = FakeKernel();
+  absl::Notification idle;
+  FuseServerOptions options;
+  options.on_idle = [&] {
+    if (!idle.HasBeenNotified()) idle.Notify();
+  };
+  server_.emplace(&tree_, options);
+  ASSERT_LT(held(), kFuseMaxRead);
+  ASSERT_TRUE(
+      server_->Start(kernel_.TakeServerEnd(), {.init = {}, .inflight = table_.Duplicate()}, nullptr, nullptr).ok());
+  for (absl::Time end = absl::Now() + absl::Seconds(20); held() < kFuseMaxRead && absl::Now() < end;) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_GE(held(), kFuseMaxRead) << "nothing was asked for yet";
+  kernel_.Ask(FUSE_INIT, 0, K::Bytes(K::InitRequestOfLinux66()));
+  ASSERT_TRUE(idle.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  EXPECT_LT(held(), kFuseMaxRead) << "given back";
+  EXPECT_EQ(kernel_.GetAttr(file_).error, 0);
+  EXPECT_GE(held(), kFuseMaxRead);
 }
 
 TEST_F(FuseDirectOpenTest, OlderKernelsAreNotAskedTo) {
