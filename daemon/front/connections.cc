@@ -44,6 +44,7 @@ void Configure(grpc::ServerBuilder& builder) {
 }  // namespace
 
 struct Connections::Connection {
+  std::shared_ptr<grpc::ResourceQuota> quota;
   // The server ends before the services that it calls.
   std::unique_ptr<grpc::Service> adapter;
   std::unique_ptr<grpc::Service> reflection;
@@ -81,6 +82,18 @@ void Connections::Serve(UniqueFd socket, Caller caller) {
   pool_->Submit(uid, [this, held, caller = std::move(caller)] { Open(std::move(*held), caller); });
 }
 
+std::shared_ptr<grpc::ResourceQuota> Connections::QuotaOf(uint32_t uid) {
+  absl::MutexLock lock(&mutex_);
+  std::shared_ptr<grpc::ResourceQuota> quota = quotas_[uid].lock();
+  if (quota == nullptr) {
+    std::erase_if(quotas_, [](const auto& entry) { return entry.second.expired(); });
+    quota = std::make_shared<grpc::ResourceQuota>(absl::StrCat("uid ", uid));
+    quota->Resize(kMaxReceivedBytesPerUid);
+    quotas_[uid] = quota;
+  }
+  return quota;
+}
+
 void Connections::Open(UniqueFd socket, const Caller& caller) {
   auto connection = std::make_unique<Connection>();
   connection->hangup = socket.Duplicate();
@@ -92,6 +105,8 @@ void Connections::Open(UniqueFd socket, const Caller& caller) {
   connection->reflection = MakeReflectionService();
   grpc::ServerBuilder builder;
   Configure(builder);
+  connection->quota = QuotaOf(caller.uid);
+  builder.SetResourceQuota(*connection->quota);
   builder.RegisterService(connection->adapter.get());
   builder.RegisterService(connection->reflection.get());
   connection->server = builder.BuildAndStart();

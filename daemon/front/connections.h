@@ -22,6 +22,10 @@
 #include "daemon/front/service.h"
 #include "libmount/base/unique_fd.h"
 
+namespace grpc {
+class ResourceQuota;
+}
+
 namespace dismd {
 
 class Connections {
@@ -38,6 +42,8 @@ class Connections {
  private:
   struct Connection;
 
+  // What all connections of a user may hold together. Kept by them.
+  std::shared_ptr<grpc::ResourceQuota> QuotaOf(uint32_t uid);
   void Open(libmount::UniqueFd socket, const Caller& caller);
   void Close(uint64_t id);
 
@@ -46,6 +52,7 @@ class Connections {
   absl::Mutex mutex_;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<uint64_t, std::unique_ptr<Connection>> connections_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint32_t, std::weak_ptr<grpc::ResourceQuota>> quotas_ ABSL_GUARDED_BY(mutex_);
   // Servers are built and, above all, shut down (which waits for their calls) here, never on gRPC's or the loop's
   // threads.
   std::unique_ptr<FairPool> pool_;

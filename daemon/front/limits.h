@@ -47,8 +47,10 @@ inline constexpr size_t kMaxWatchesPerUid = 32;
 // Events that wait for a watcher that does not read; one more ends it.
 inline constexpr size_t kMaxWaitingEvents = 1024;
 
-// What a client may send. Answers may be larger (GetImageInfo).
-inline constexpr int kMaxRequestBytes = 4 << 20;
+// What a client may send: the longest request has a handful of paths. Answers may be larger (GetImageInfo).
+inline constexpr int kMaxRequestBytes = 64 << 10;
+// What gRPC may hold of a user's connections, of requests that never end for example; beyond it gRPC ends calls of his.
+inline constexpr size_t kMaxReceivedBytesPerUid = size_t{32} << 20;
 inline constexpr int kMaxMetadataBytes = 16 << 10;
 inline constexpr int kMaxStreamsPerConnection = 128;
 

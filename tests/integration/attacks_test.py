@@ -267,6 +267,28 @@ class StalledFileSystemTest(ServiceTestCase):
                 wait_until(lambda: "CANCELLED" in str(second.call("GetOperation", operation)), 5, "the operation to end")
 
 
+class FloodTest(ServiceTestCase):
+    """What one user's connections make the service hold is bounded, and others are served meanwhile."""
+
+    TAKEN_MIB = 768  # more than that is without bounds: the connections' own windows are a quarter of it
+    HELD_KIB = 512 << 10  # a sanitizer's share is most of it
+
+    def test_messages_that_never_end(self):
+        socket_path = self.service.address.removeprefix("unix:")
+        flood = subprocess.Popen([sys.executable, os.path.join(HERE, "request_flood.py"), socket_path, str(OWNER),
+                                  "16", "100", str(self.TAKEN_MIB)], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(flood.wait)
+        self.addCleanup(flood.kill)
+        with Caller(self.service.address, OTHER) as other:
+            while flood.poll() is None:
+                self.assertEqual(other.mounts(), [])
+        self.assertEqual(flood.returncode, 0)
+        self.assertLess(int(flood.communicate()[0]), self.TAKEN_MIB)
+        self.assertLess(processes.status_kib(self.service.front(), "VmHWM"), self.HELD_KIB)
+        with Caller(self.service.address, OWNER) as owner:
+            self.assertEqual(owner.mounts(), [])
+
+
 class PrivacyTest(ServiceTestCase):
     """Another uid cannot read, unmount, see or watch a mount that is not its own."""
 
