@@ -82,7 +82,8 @@ class Catalog {
   const Directory* Entries(NodeId directory);
   // A changed node, made to be looked at here; null: no such node.
   const Node* Copy(NodeId file) { return Change(file); }
-  // One of a node's names. `directory` is 0 where it has none.
+  // One of a node's names: where there are several, one with a short name is preferred to others of its directory.
+  // `directory` is 0 where it has none.
   struct Name {
     NodeId directory = 0;
     uint64_t cookie = 0;
@@ -133,6 +134,7 @@ class Catalog {
   Directory* ChangeDirectory(NodeId directory);
   Stream* ChangeStream(NodeId file, NodeId stream);
   bool CanHold(NodeId directory) const;
+  void FindParents() const;
 
   bool ApplyOne(Edit edit, EditReader& reader);
   bool ApplyNewNode(EditReader& reader);
@@ -157,7 +159,7 @@ class Catalog {
   absl::flat_hash_set<NodeId> gone_;  // nodes of the base that are no more
   absl::flat_hash_set<NodeId> orphans_;
   absl::flat_hash_map<NodeId, NodeId> stream_files_;  // of streams made here
-  // Of the base's nodes, by id: a directory with one of their names. Made when needed.
+  // Of the base's nodes, by id: a directory with one of their names, if possible a short one. Made when needed.
   mutable std::once_flag parents_once_;
   mutable std::vector<NodeId> parents_;
 

@@ -194,10 +194,10 @@ bool Catalog::ApplyAddName(EditReader& reader) {
     Node* parent = Change(directory);
     if (parent == nullptr || !parent->is_directory()) return false;
     ++parent->link_count;
-  } else {
-    ++node->link_count;
+    node->parent = directory;
+  } else if (++node->link_count == 1) {
+    node->parent = directory;  // further names change nothing: its short name is shown, which belongs to the first
   }
-  node->parent = directory;
   entries->Add(cookie, {std::string(name), std::string(short_name), id});
   orphans_.erase(id);
   return true;

@@ -42,7 +42,11 @@ void LinkHardLinks(std::vector<HardLink> links, ImageMetadata& image) {
       std::iota(first_of.begin(), first_of.end(), 0);
     }
     first_of[link.inode] = first_of[previous.inode];
-    ++image.inodes[first_of[link.inode]].link_count;
+    MetadataInode& first = image.inodes[first_of[link.inode]];
+    ++first.link_count;
+    const uint32_t entry = image.inodes[link.inode].first_entry;
+    const bool has_short_name = image.entries[first.first_entry].short_name_size > 0;
+    if (!has_short_name && image.entries[entry].short_name_size > 0) first.first_entry = entry;
   }
   if (first_of.empty()) return;
 

@@ -69,9 +69,9 @@ struct MetadataInode {
   uint32_t attributes = 0;
   uint32_t security = kNone;   // index into security
   uint32_t content = kNoBlob;  // a directory: index into directories; else the blob of the unnamed data stream
-  uint32_t first_entry = 0;    // one of its names; the root has entry 0, whose name is empty
-  uint32_t link_count = 0;     // names; a directory: 2 + subdirectories
-  uint32_t extra = kNone;      // index into extras
+  uint32_t first_entry = 0;  // the first of its names that have a short one, or of all; the root: entry 0, without name
+  uint32_t link_count = 0;   // names; a directory: 2 + subdirectories
+  uint32_t extra = kNone;    // index into extras
 };
 
 struct MetadataDirectory {

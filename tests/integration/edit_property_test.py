@@ -24,6 +24,7 @@ SEED = os.environ.get("DISMD_EDIT_SEED", "20261122")
 OPERATIONS = int(os.environ.get("DISMD_EDIT_OPERATIONS", "200"))
 SECONDS = float(os.environ.get("DISMD_EDIT_SECONDS", "4"))
 
+SYSTEM = 0x4
 # What a volume filled by wimapply may do otherwise: sparse, compressed, normal, directory.
 STORAGE_ATTRIBUTES = 0x200 | 0x800 | 0x80 | 0x10
 
@@ -131,7 +132,9 @@ class TreeTest(EditCase):
         self.assertEqual(link_groups(shown), link_groups(applied))
 
     def compare_entry(self, entry, reference):
-        if not reference.ntfs["reparse_data"]:
+        # A system file without content, or with a byte of it, is a FIFO or a socket to ntfs-3g.
+        interix = reference.attributes & SYSTEM and (entry.size or 0) <= 1
+        if not reference.ntfs["reparse_data"] and not interix:
             self.assertEqual(entry.kind, reference.kind)
         if entry.kind == reference.kind == "file":
             self.assertEqual((entry.size, entry.hash), (reference.size, reference.hash))
@@ -141,6 +144,8 @@ class TreeTest(EditCase):
         # committed image is mounted again.
         for key in ("dos_name", "crtime", "reparse_data", "object_id"):
             ours, theirs = entry.ntfs.get(key), reference.ntfs.get(key)
+            if key == "dos_name" and theirs is None and reference.links > 1:
+                continue  # ntfs-3g tells it by one of the names alone, or not at all
             if key == "dos_name" and ours and theirs:
                 ours = ours.upper()  # as wimlib writes them, whatever stands in the image
             elif key == "object_id" and ours:

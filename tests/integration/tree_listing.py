@@ -25,6 +25,8 @@ def get_attribute(path, name):
         return VALUE.raw[:size]
     if ctypes.get_errno() in (errno.ENODATA, errno.EOPNOTSUPP):
         return None
+    if ctypes.get_errno() == errno.EMLINK:  # ntfs-3g: the short name of a file with several names
+        return None
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path, None, name)
 
 

@@ -361,6 +361,8 @@ TEST_F(StagedTreeTest, ShortNames) {
   Reopen();
   EXPECT_EQ(*tree_->GetXattr(readme_, "system.ntfs_dos_name"), "README~1.TXT");
   EXPECT_EQ(Find(docs_, "readme~1.txt"), readme_);
+  ASSERT_TRUE(tree_->MakeLink({}, readme_, kRootNode, "second name").ok());
+  EXPECT_EQ(*tree_->GetXattr(readme_, "system.ntfs_dos_name"), "README~1.TXT") << "it is still that of the first name";
   EXPECT_EQ(tree_->Rename({}, docs_, "Readme.txt", docs_, "other", 0), 0);
   EXPECT_EQ(Find(docs_, "readme~1.txt"), 0u) << "it belonged to the name";
   EXPECT_EQ(tree_->GetXattr(readme_, "system.ntfs_dos_name").error(), ENODATA);

@@ -74,8 +74,8 @@ TEST(Metadata, OrderSearchAndShortNames) {
 TEST(Metadata, NamesThatNoFileCanHaveAreLeftOut) {
   MetadataBuilder builder;
   builder.BeginRoot();
-  for (const std::u16string& name : {std::u16string(), std::u16string(u"."), std::u16string(u".."), std::u16string(u"a/b"),
-                              std::u16string(u"a\0b", 3), std::u16string(256, u'x')}) {
+  for (const std::u16string& name : {std::u16string(), std::u16string(u"."), std::u16string(u".."),
+                                     std::u16string(u"a/b"), std::u16string(u"a\0b", 3), std::u16string(256, u'x')}) {
     DentryFields fields = Named(name, kDirectory);
     fields.subdirectory = 8;  // nobody may follow this
     builder.Add(fields);
@@ -138,6 +138,22 @@ TEST(Metadata, HardLinksShareAnInodeIfTheirContentIsTheSame) {
   EXPECT_THAT(counts, ElementsAre(2, 1, 2, 2, 1, 2, 1));
   EXPECT_EQ(image->inodes.size(), 6u);
   EXPECT_EQ(image->inodes[3].first_entry, 3u);
+}
+
+TEST(Metadata, OfSeveralNamesOneWithAShortNameStandsForTheFile) {
+  MetadataBuilder builder;
+  builder.BeginRoot();
+  for (const char16_t* name : {u"a", u"b", u"c"}) {
+    DentryFields fields = Named(name);
+    fields.hard_link_group = 7;
+    fields.hash = HashOf(1);
+    if (name[0] != u'a') fields.short_name = u"SHORT";
+    builder.Add(fields);
+  }
+  builder.End();
+  absl::StatusOr<ImageMetadata> image = Parse(builder);
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->Name(image->entries[image->inodes[1].first_entry]), "b");
 }
 
 TEST(Metadata, ManyNamesInOneGroupTakeNoLongerThanOthers) {
