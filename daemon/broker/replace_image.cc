@@ -195,8 +195,9 @@ absl::Status Replace(int image, int file, const std::string& name) {
     SyncDirectory(*place, file);
     return absl::OkStatus();
   }
-  if (new_file.st_uid != geteuid() && new_file.st_uid != old_file.st_uid) {
-    return MakeError(Reason::kAccessDenied, "what is to be the image file is not yours");
+  // The worker says which file it is, and what follows is done with the rights of the mount's owner.
+  if (!IsFile(*place, name, new_file) || (new_file.st_uid != geteuid() && new_file.st_uid != old_file.st_uid)) {
+    return MakeError(Reason::kAccessDenied, "what is to be the image file is not the one that was made for it");
   }
   if (absl::Status alike = MakeAlike(image, file); !alike.ok()) return alike;
   if (fsync(file) != 0) return Failed("cannot bring the new image file to the disk");

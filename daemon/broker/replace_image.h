@@ -27,7 +27,7 @@ std::string TemporaryName(const std::string& mount_id);
 void CreateTemporaryAs(const internal::Identity& caller, int image, const std::string& name,
                        internal::TemporaryAnswer* answer, std::vector<int>* descriptors);
 
-// `file` came from a worker: it must be the caller's own. Succeeds where it is in the image's place already.
+// `file` came from a worker: it must be the one that CreateTemporaryAs made. Succeeds where it is in the image's place already.
 void ReplaceImageAs(const internal::Identity& caller, int image, int file, const std::string& name,
                     internal::TemporaryAnswer* answer);
 
