@@ -181,6 +181,7 @@ class Slots {
   void ForgetRecord(const Slot& slot);
   void DropStaging(Slot* slot, const std::function<void()>& done);
   void RemoveScratch(internal::SlotRecord record, std::function<void()> done);
+  void RemoveStaging(const std::string& mount_id, uint32_t uid, const std::function<void()>& done);
 
   // Mounts that need a remount.
   void DiscardStaging(const internal::DiscardStaging& request, const Reply& reply);

@@ -103,9 +103,10 @@ void Slots::DiscardStaging(const internal::DiscardStaging& request, const Reply&
   dormant_.erase(dormant);
   if (!record.scratch_directory().empty()) return RemoveScratch(record, [reply] { reply(BrokerReply(), {}); });
   // The record last: one without a directory can be told from a mount, a directory without a record is a stray one.
-  staging_->Remove(request.mount_id());
-  records_->Remove(record.slot_id());
-  reply(BrokerReply(), {});
+  RemoveStaging(request.mount_id(), record.owner().uid(), [this, id = record.slot_id(), reply] {
+    records_->Remove(id);
+    reply(BrokerReply(), {});
+  });
 }
 
 // A slot goes whose edits are kept: its record stays, as that of a dormant mount.
@@ -243,7 +244,7 @@ void Slots::ForgetStrayStaging() {
   for (const auto& [id, record] : dormant_) known.insert(id);
   for (const auto& [id, slot] : slots_) known.insert(slot->record.mount_id());
   for (const std::string& mount_id : staging_->List()) {
-    if (known.count(mount_id) == 0) staging_->Remove(mount_id);
+    if (known.count(mount_id) == 0) RemoveStaging(mount_id, geteuid(), [] {});
   }
 }
 

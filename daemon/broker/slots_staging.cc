@@ -14,6 +14,7 @@
 #include "daemon/broker/reply.h"
 #include "daemon/broker/scratch_directory.h"
 #include "daemon/broker/slots.h"
+#include "libmount/base/test_seam.h"
 
 namespace dismd {
 
@@ -128,9 +129,27 @@ void Slots::DropStaging(Slot* slot, const std::function<void()>& done) {
   if (!slot->staging || slot->keep_staging || slot->remounted_from != 0) return done();
   slot->staging.reset();
   if (!slot->record.scratch_directory().empty()) return RemoveScratch(slot->record, done);
-  staging_->Remove(slot->record.mount_id());
-  records_->Remove(slot->id);
-  done();
+  RemoveStaging(slot->record.mount_id(), slot->owner.uid(), [this, id = slot->id, done] {
+    records_->Remove(id);
+    done();
+  });
+}
+
+// Freeing a large file may take a file system seconds. What a child has not removed by its deadline is a stray one for
+// the next broker.
+void Slots::RemoveStaging(const std::string& mount_id, uint32_t uid, const std::function<void()>& done) {
+  ChildRunner::Job job;
+  job.uid = uid;
+  job.deadline = options_->path_deadline;
+  job.answer = std::make_shared<internal::ScratchAnswer>();
+  job.keep = {staging_->descriptor()};
+  job.unlimited = true;
+  job.work = [this, mount_id](google::protobuf::MessageLite*, std::vector<int>*) {
+    libmount::TestSeam("broker-removing-staging");
+    staging_->Remove(mount_id);
+  };
+  job.done = [done](const ChildOutcome&) { done(); };
+  children_.Run(std::move(job));
 }
 
 // The record stays where the file system does not answer: the next broker tries again.

@@ -35,7 +35,10 @@ class StagingStore {
   absl::StatusOr<libmount::UniqueFd> Create(const std::string& mount_id, uint32_t uid, uint32_t gid) const;
   // One that is there. NOT_MOUNTED.
   absl::StatusOr<libmount::UniqueFd> Find(const std::string& mount_id) const;
+  // May take as long as the file system takes to free what is in it.
   void Remove(const std::string& mount_id) const;
+  // What the above need.
+  int descriptor() const { return directory_.get(); }
   // The mount ids of all.
   std::vector<std::string> List() const;
 

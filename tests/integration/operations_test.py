@@ -88,6 +88,36 @@ class OperationTestCase(SeamTestCase):
         self.assertEqual(os.listdir(f"{self.service.state}/staging"), [])
 
 
+class SlowRemovalTest(OperationTestCase):
+    """A file system may take long to free what edits took: only who throws them away waits for that."""
+
+    REMOVING = "broker-removing-staging"
+
+    def removal(self, operation):
+        self.await_seam(self.REMOVING)
+        other = self.mount_point("other")
+        self.client.mount(self.wim, other, index=2)
+        self.client.unmount(other)
+        self.assertEqual(self.operation(operation)["state"], "OPERATION_STATE_RUNNING")
+        self.go_on(self.REMOVING)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_unmounted()
+
+    def test_unmount(self):
+        self.mount_rw()
+        self.edit()
+        self.stop_at(self.REMOVING)
+        self.removal(self.begin("UnmountImage", changes="CHANGES_DISCARD"))
+
+    def test_of_a_mount_that_needs_a_remount(self):
+        self.mount_rw()
+        self.edit()
+        subprocess.run(["umount", self.root], check=True)
+        wait_until(lambda: self.status() == "MOUNT_STATUS_NEEDS_REMOUNT", SECONDS, "the mount to be missed")
+        self.stop_at(self.REMOVING)
+        self.removal(self.begin("UnmountImage", changes="CHANGES_DISCARD"))
+
+
 class KilledFrontTest(OperationTestCase):
     def test_commit(self):
         """The file's other mounts go on, and notice again when somebody else changes it."""
