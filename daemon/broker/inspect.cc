@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -43,6 +44,24 @@ uint64_t MagicOf(const struct statfs& file_system) {
   return static_cast<uint32_t>(file_system.f_type);  // sign-extended on some architectures
 }
 
+// FUSE asks the file system's program at each close of a file (FLUSH), and waits for its answer. The broker's children
+// close what they have of its descriptors, those of all users: a program that does not answer would stop the service.
+// Ours says once that it need not be asked, on read-write mounts to who opens with O_NONBLOCK.
+bool IsServedByUser(int fd, uint64_t magic, const std::vector<OwnMount>& own_mounts, uid_t service) {
+  if (magic != FUSE_SUPER_MAGIC) return false;
+  const std::optional<MountPosition> position = PositionOf(fd);
+  if (!position.has_value()) return true;
+  for (const OwnMount& own : own_mounts) {
+    if (SameDevice(own.mount, position->mount)) return false;
+  }
+  const std::optional<MountinfoEntry> entry = FindMount(ReadMountinfo(), position->mount.mount_id());
+  if (!entry.has_value() || !entry->fuse_user.has_value()) return true;
+  return *entry->fuse_user != 0 && *entry->fuse_user != service;
+}
+
+// Has our program say so here, where waiting for it hurts nobody.
+void CloseOnce(int fd) { UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)).reset(); }
+
 struct Parent {
   UniqueFd directory;
   std::string name;
@@ -54,8 +73,8 @@ Parent ParentOf(int fd, const std::string& real_path) {
   return parent;
 }
 
-void InspectImage(const std::string& path, bool read_write, internal::InspectAnswer* answer,
-                  std::vector<int>* descriptors) {
+void InspectImage(const std::string& path, bool read_write, const std::vector<OwnMount>& own_mounts, uid_t service,
+                  internal::InspectAnswer* answer, std::vector<int>* descriptors) {
   internal::PathFacts* facts = answer->mutable_facts();
   // First without opening it: opening a device or a FIFO does things, and may wait.
   UniqueFd found = OpenAt2(AT_FDCWD, path.c_str(), O_PATH);
@@ -70,7 +89,8 @@ void InspectImage(const std::string& path, bool read_write, internal::InspectAns
   std::string type = TypeOf(found.get());
   facts->set_image_on_network(IsNetworkFileSystem(MagicOf(file_system), type));
   facts->set_image_file_system(FileSystemName(MagicOf(file_system), type));
-  if (!S_ISREG(attributes.st_mode)) return;
+  facts->set_image_served_by_user(IsServedByUser(found.get(), MagicOf(file_system), own_mounts, service));
+  if (!S_ISREG(attributes.st_mode) || facts->image_served_by_user()) return;
 
   // Then what was found, not what the path leads to by now. The kernel checks the caller's right to read it.
   UniqueFd image;
@@ -82,6 +102,7 @@ void InspectImage(const std::string& path, bool read_write, internal::InspectAns
     facts->set_image_errno(errno);
     return;
   }
+  CloseOnce(image.get());
   facts->set_image_device(attributes.st_dev);
   facts->set_image_inode(attributes.st_ino);
   facts->set_image_real_path(PathOf(image.get()));
@@ -206,13 +227,14 @@ bool IsPlainPath(const std::string& path) {
 void InspectPathsAs(const internal::Identity& caller, const internal::InspectPaths& request,
                     const std::vector<OwnMount>& own_mounts, internal::InspectAnswer* answer,
                     std::vector<int>* descriptors) {
+  const uid_t service = geteuid();
   if (absl::Status became = BecomeCaller(caller); !became.ok()) {
     answer->mutable_facts()->set_image_errno(EPERM);
     answer->mutable_facts()->set_mount_errno(EPERM);
     return;
   }
   libmount::TestSeam("broker-inspect-child");
-  InspectImage(request.image_path(), request.read_write(), answer, descriptors);
+  InspectImage(request.image_path(), request.read_write(), own_mounts, service, answer, descriptors);
   if (!request.mount_path().empty()) {
     InspectMountPoint(caller, request.mount_path(), own_mounts, answer, descriptors);
   }
@@ -237,7 +259,9 @@ void ResolvePathAs(const internal::Identity& caller, const std::string& path, co
 
 void OpenSiblingAs(const internal::Identity& caller, int image_directory,
                    const std::vector<std::string>& other_directories, const std::string& name,
-                   internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors) {
+                   const std::vector<OwnMount>& own_mounts, internal::OpenSiblingAnswer* answer,
+                   std::vector<int>* descriptors) {
+  const uid_t service = geteuid();
   absl::Status became = BecomeCaller(caller);
   if (!became.ok()) return SetError(became, answer->mutable_error());
   // A link may lead to another file beneath the same directory, as a link does for an image; not out of it, since the
@@ -249,7 +273,8 @@ void OpenSiblingAs(const internal::Identity& caller, int image_directory,
     if (!found) errno = ENOENT;  // one that is closed to this caller hides none behind it
   }
   struct stat attributes;
-  if (!found || fstat(found.get(), &attributes) != 0) {
+  struct statfs file_system;
+  if (!found || fstat(found.get(), &attributes) != 0 || fstatfs(found.get(), &file_system) != 0) {
     Reason reason = errno == ENOENT ? Reason::kImageNotFound : Reason::kAccessDenied;
     return SetError(libmount::MakeErrnoError(reason, errno, absl::StrCat("cannot open ", name)),
                     answer->mutable_error());
@@ -258,11 +283,17 @@ void OpenSiblingAs(const internal::Identity& caller, int image_directory,
     return SetError(libmount::MakeError(Reason::kImageNotFound, absl::StrCat(name, " is not a regular file")),
                     answer->mutable_error());
   }
+  if (IsServedByUser(found.get(), MagicOf(file_system), own_mounts, service)) {
+    return SetError(libmount::MakeError(Reason::kImageOnNetwork,
+                                        absl::StrCat(name, " lies in a file system that a user's program serves")),
+                    answer->mutable_error());
+  }
   UniqueFd file = Reopen(found.get(), O_RDONLY | O_NONBLOCK | O_NOCTTY);
   if (!file) {
     return SetError(libmount::MakeErrnoError(Reason::kAccessDenied, errno, absl::StrCat("cannot open ", name)),
                     answer->mutable_error());
   }
+  CloseOnce(file.get());
   descriptors->push_back(file.release());
 }
 

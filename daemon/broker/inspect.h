@@ -33,7 +33,8 @@ void ResolvePathAs(const internal::Identity& caller, const std::string& path, co
 // `other_directories`, in order.
 void OpenSiblingAs(const internal::Identity& caller, int image_directory,
                    const std::vector<std::string>& other_directories, const std::string& name,
-                   internal::OpenSiblingAnswer* answer, std::vector<int>* descriptors);
+                   const std::vector<OwnMount>& own_mounts, internal::OpenSiblingAnswer* answer,
+                   std::vector<int>* descriptors);
 
 // The directory that holds what `fd` refers to, and its name there; invalid if they do not belong together any more.
 // `real_path` came from the kernel.

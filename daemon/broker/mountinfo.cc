@@ -33,6 +33,15 @@ std::string Unescape(std::string_view text) {
   return out;
 }
 
+std::optional<uint32_t> UserOf(const std::string& super_options) {
+  constexpr std::string_view kUser = "user_id=";
+  for (const std::string& option : std::vector<std::string>(absl::StrSplit(super_options, ','))) {
+    uint32_t user;
+    if (option.starts_with(kUser) && absl::SimpleAtoi(option.substr(kUser.size()), &user)) return user;
+  }
+  return std::nullopt;
+}
+
 std::optional<MountinfoEntry> ParseLine(std::string_view line) {
   std::vector<std::string> fields = absl::StrSplit(std::string(line), ' ');
   if (fields.size() <= kMountPointField + 1) return std::nullopt;
@@ -46,6 +55,7 @@ std::optional<MountinfoEntry> ParseLine(std::string_view line) {
   for (size_t i = kMountPointField + 2; i + 1 < fields.size(); ++i) {
     if (fields[i] == "-") {
       entry.type = Unescape(fields[i + 1]);
+      if (i + 3 < fields.size()) entry.fuse_user = UserOf(fields[i + 3]);
       return entry;
     }
   }

@@ -20,6 +20,8 @@ struct MountinfoEntry {
   uint32_t device_minor = 0;
   std::string mount_point;  // unescaped
   std::string type;         // "ext4", "fuse.dismd"
+  // Of a FUSE mount: the user who made it, whose program answers. fusermount3 lets nobody choose another.
+  std::optional<uint32_t> fuse_user;
 };
 
 // The whole text; empty if it cannot be read.

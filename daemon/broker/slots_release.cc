@@ -269,9 +269,9 @@ void Slots::OpenSibling(Slot* slot, const internal::OpenSibling& request) {
   job.keep = {directory->get()};
   std::vector<std::string> others;
   if (IsDisk(slot->record.image_path())) others = options_->parent_directories;
-  job.work = [owner = slot->owner, directory, others, name = request.name(), answer](google::protobuf::MessageLite*,
-                                                                                     std::vector<int>* fds) {
-    OpenSiblingAs(owner, directory->get(), others, name, answer.get(), fds);
+  job.work = [this, owner = slot->owner, directory, others, name = request.name(), answer](
+                 google::protobuf::MessageLite*, std::vector<int>* fds) {
+    OpenSiblingAs(owner, directory->get(), others, name, OwnMounts(), answer.get(), fds);
   };
   job.done = [this, id = slot->id, directory, message, answer, name = request.name()](ChildOutcome outcome) {
     Slot* asking = Find(id);

@@ -84,6 +84,11 @@ absl::Status JudgePresence(const MountPaths& paths, const PathFacts& facts) {
   if (facts.image_errno() == 0 && !facts.image_is_regular()) {
     return MakeError(Reason::kInvalidPath, absl::StrCat("the image path ", paths.image, " is not a regular file"));
   }
+  if (facts.image_served_by_user()) {
+    return MakeError(Reason::kImageOnNetwork,
+                     absl::StrCat("the image file ", paths.image, " lies in a file system (", facts.image_file_system(),
+                                  ") that a user's program serves; copy it to a local disk"));
+  }
   bool no_directory = facts.mount_errno() == ENOTDIR || (facts.mount_errno() == 0 && !facts.mount_is_directory());
   if (with_mount_point && no_directory) {
     return MakeError(Reason::kInvalidPath,

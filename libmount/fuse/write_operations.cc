@@ -112,7 +112,7 @@ void Close(ServingContext& context, NodeId node, const fuse_file_info& file) {
   context.writable->Release(node);
 }
 
-void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
+void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info* how) {
   ServingContext& context = ContextOf(request);
   ErrnoOr<NodeAttributes> attributes = context.writable->GetAttributes(node);
   int error = attributes.ok() ? context.writable->Open(node) : attributes.error();
@@ -128,6 +128,9 @@ void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   }
   fuse_file_info file = HowToOpen(*attributes);
   HowOthersOpenedIt(context, *attributes, &file);
+  // Closing would wait for whoever writes to the file; pages that were written through a mapping reach us in time
+  // anyway.
+  file.noflush = (how->flags & O_NONBLOCK) != 0;
   // Who asked is gone: no release will follow.
   if (fuse_reply_open(request, &file) == -ENOENT) Close(context, node, file);
 }

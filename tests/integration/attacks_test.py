@@ -198,31 +198,38 @@ class DeadWorkerTest(ServiceTestCase):
             return False
 
 
-class StalledFileSystemTest(ServiceTestCase):
-    """Image or mount point inside a FUSE mount of the caller's that does not answer: nobody else waits."""
+class StalledCase(ServiceTestCase):
+    """A FUSE mount of one user's, and another user."""
 
     def setUp(self):
         super().setUp()
         self.stalled = self.mount_point("stalled", uid=OWNER)
-        self.fuse = subprocess.Popen([sys.executable, os.path.join(HERE, "stalled_fuse.py"), self.stalled, str(OWNER)],
-                                     stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self.end_fuse)
-        self.assertEqual(self.fuse.stdout.readline(), "mounted\n")
+        self.start_fuse()
         self.other = Caller(self.service.address, OTHER)
         self.addCleanup(self.other.close)
         self.others_root = self.mount_point("other", uid=OTHER)
         self.others_are_served()
 
+    def start_fuse(self, *arguments):
+        self.fuse = subprocess.Popen([sys.executable, os.path.join(HERE, "stalled_fuse.py"), self.stalled, str(OWNER),
+                                      *arguments], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.end_fuse)
+        self.assertEqual(self.fuse.stdout.readline(), "mounted\n")
+
     def end_fuse(self):
         self.fuse.kill()  # its connection ends, and with it everything that waits
         self.fuse.wait()
         self.fuse.stdout.close()
-        subprocess.run(["umount", "-l", self.stalled], check=False)
+        subprocess.run(["umount", "-q", "-l", self.stalled], check=False)
 
     def others_are_served(self):
         self.other.mount(self.image("small.wim"), self.others_root)
         self.assertEqual(self.other.run("cat", self.others_root + "/one.txt").stdout, b"one\n")
         self.other.unmount(self.others_root)
+
+
+class StalledFileSystemTest(StalledCase):
+    """Image or mount point inside a FUSE mount of the caller's that does not answer: nobody else waits."""
 
     def check(self, image, directory, **fields):
         with Caller(self.service.address, OWNER) as owner:
@@ -265,6 +272,94 @@ class StalledFileSystemTest(ServiceTestCase):
                 second.call("CancelOperation", operation)
                 # The broker would wait for ten seconds.
                 wait_until(lambda: "CANCELLED" in str(second.call("GetOperation", operation)), 5, "the operation to end")
+
+
+class StalledCloseTest(StalledCase):
+    """A file system that answers everything but the question that the kernel asks when a file is closed. The broker has
+    the descriptors of all users, and each of its children closes them."""
+
+    def start_fuse(self, *arguments):
+        super().start_fuse(self.image("small.wim"))
+
+    def test_it_is_not_opened(self):
+        image = self.stalled + "/image.wim"
+        mount = {"image_path": image, "mount_path": self.mount_point(uid=OWNER), "image_index": 1, "read_only": True}
+        with Caller(self.service.address, OWNER) as owner:
+            for ask in (lambda: list(owner.stream("MountImage", mount)),
+                        lambda: owner.call("GetImageInfo", {"image_path": image})):
+                with self.assertRaises(RpcFailure) as caught:
+                    ask()
+                self.assertEqual(caught.exception.reason, "IMAGE_ON_NETWORK")
+                self.others_are_served()
+        self.assertEqual(self.service.workers(), [])
+
+    def test_nor_as_a_part_of_a_set(self):
+        """The mount lies beneath the image's directory, and a link there leads into it."""
+        parts = self.mount_point("parts", uid=OWNER)
+        first = shutil.copy(self.image("ntfs-split.swm"), parts)
+        self.end_fuse()
+        self.stalled = self.mount_point("parts/inside", uid=OWNER)
+        self.start_fuse()
+        os.symlink("inside/image.wim", parts + "/ntfs-split2.swm")
+        os.chown(first, OWNER, OWNER)
+        with Caller(self.service.address, OWNER) as owner:
+            with self.assertRaises(RpcFailure) as caught:
+                owner.mount(first, self.mount_point(uid=OWNER))
+            self.assertIn("a user's program serves", caught.exception.message)
+        self.others_are_served()
+
+
+class NestedTest(ServiceTestCase):
+    """An image in a mount of ours, as winre.wim is in install.wim."""
+
+    def setUp(self):
+        super().setUp()
+        self.owner, self.other = Caller(self.service.address, OWNER), Caller(self.service.address, OTHER)
+        self.addCleanup(self.owner.close)
+        self.addCleanup(self.other.close)
+        self.outer_image = self.own_image("two-images.wim", OWNER)
+        self.outer, self.inner = self.mount_point("outer", uid=OWNER), self.mount_point("inner", uid=OWNER)
+        self.others_root = self.mount_point("other", uid=OTHER)
+        self.owner.mount(self.outer_image, self.outer, read_only=False)
+        self.image_inside = self.outer + "/winre.wim"
+        self.run_as_owner("cp", self.image("small.wim"), self.image_inside)
+        self.owner.mount(self.image_inside, self.inner, read_only=False)
+
+    def run_as_owner(self, *command):
+        done = self.owner.run(*command)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def others_are_served(self):
+        self.other.mount(self.image("small.wim"), self.others_root)
+        self.other.unmount(self.others_root)
+
+    def test_edits_and_commits(self):
+        self.run_as_owner("cp", self.image("small.wim"), self.inner + "/added")
+        self.owner.unmount(self.inner, "CHANGES_COMMIT")
+        self.owner.unmount(self.outer, "CHANGES_COMMIT")
+        self.owner.mount(self.outer_image, self.outer)
+        self.owner.mount(self.image_inside, self.inner)
+        self.run_as_owner("cmp", self.image("small.wim"), self.inner + "/added")
+        self.owner.unmount(self.inner)
+        self.owner.unmount(self.outer)
+
+    def test_nobody_waits_for_a_worker_that_is_stopped(self):
+        """The kernel first writes what is dirty of a file that is closed, and a user may stop his workers."""
+        script = ("import mmap, os, sys\nview = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 4096)\n"
+                  "view[100:104] = bytes(4)\nprint('dirty', flush=True)\nsys.stdin.read()")
+        writer = subprocess.Popen([sys.executable, "-c", script, self.image_inside], user=OWNER, group=OWNER,
+                                  extra_groups=[], cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.assertEqual(writer.stdout.readline(), b"dirty\n")
+        worker = self.owner.get_mount(self.outer)["worker_pid"]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            self.others_are_served()
+            self.others_are_served()
+        finally:
+            os.kill(worker, signal.SIGCONT)
+            writer.communicate()
+        self.owner.unmount(self.inner)
+        self.owner.unmount(self.outer)
 
 
 class FloodTest(ServiceTestCase):
