@@ -29,7 +29,7 @@ from dismd_client import Caller, Client, RpcFailure
 from edit_model import Edits
 from ntfs_volume import run
 from processes import wait_until
-from readwrite_test import ReadWriteTestCase, SeamTestCase, digest, read, write
+from readwrite_test import ReadWriteTestCase, SeamTestCase, digest, read, read_anew, write
 from recovery_test import KillTestCase
 from tree_listing import get_attribute, link_groups, list_tree
 
@@ -380,6 +380,38 @@ class RefusalTest(DiskCase):
         with open(self.disk, "r+b") as file:
             file.seek(0)
             file.write(b"vhdxfile")  # as it was: but for the times
+        changed = digest(self.disk)
+        with self.fails("IMAGE_CHANGED"):
+            self.commit()
+        self.assertEqual(digest(self.disk), changed)
+        self.unmount("DISCARD")
+
+    def test_attributes_and_names_of_the_disk(self):
+        """chmod, chown, link and rename change the ctime alone, and nothing that the mount stands on."""
+        self.mount_rw()
+        self.edit()
+        os.chmod(self.disk, 0o660)
+        os.chown(self.disk, os.getuid(), 4242)
+        self.assertEqual(len(read_anew(f"{self.root}/two.bin")), 102_400)
+        os.link(self.disk, self.disk + ".link")
+        os.rename(self.disk + ".link", self.disk + ".moved")
+        os.unlink(self.disk + ".moved")
+        self.commit()
+        os.chmod(self.disk, 0o600)
+        self.assertEqual(len(read_anew(f"{self.root}/two.bin")), 102_400)
+        write(f"{self.root}/again.txt", b"again")
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        self.unmount("COMMIT")
+        self.assert_committed()
+
+    def test_changed_by_another_program_that_puts_the_time_back(self):
+        self.mount_rw()
+        self.edit()
+        before = os.stat(self.disk)
+        with open(self.disk, "r+b") as file:
+            file.seek(8)
+            file.write(b"a creator")
+        os.utime(self.disk, ns=(before.st_atime_ns, before.st_mtime_ns))
         changed = digest(self.disk)
         with self.fails("IMAGE_CHANGED"):
             self.commit()

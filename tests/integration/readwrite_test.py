@@ -38,6 +38,13 @@ def read(path):
         return file.read()
 
 
+def read_anew(path):
+    """Not from the kernel's cache."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
+
+
 class ReadWriteTestCase(ServiceTestCase):
     """The service with an image of the test's own."""
 
@@ -217,6 +224,42 @@ class ManyMountsTest(ReadWriteTestCase):
         subprocess.run(["wiminfo", self.wim, "2", "Other name"], check=True, stdout=subprocess.DEVNULL)
         with self.fails("IMAGE_CHANGED"):
             self.commit()
+        self.unmount("DISCARD")
+
+    def test_attributes_and_names_of_the_image(self):
+        """chmod, chown, link and rename of a mounted image change its ctime, and nothing that the mount stands on."""
+        reader = self.mount_point("reader")
+        self.mount_rw()
+        self.client.mount(self.wim, reader, index=2)
+        self.edit()
+        for change in (lambda: os.chmod(self.wim, 0o660), lambda: os.chown(self.wim, os.getuid(), 4242),
+                       lambda: os.link(self.wim, self.wim + ".link"), lambda: os.rename(self.wim, self.wim + ".moved"),
+                       lambda: os.rename(self.wim + ".moved", self.wim), lambda: os.unlink(self.wim + ".link")):
+            change()
+            self.assertEqual(read_anew(f"{reader}/two.bin"), b"changed")
+            write(f"{self.root}/again.txt", b"again")
+            self.commit()
+        os.chmod(self.wim, 0o600)
+        self.assertEqual(read_anew(f"{reader}/one.txt"), b"one\n")
+        self.assertEqual(len(read_anew(f"{self.root}/two.bin")), 200_000)
+        self.assertEqual([self.status(root) for root in (self.root, reader)], ["MOUNT_STATUS_OK"] * 2)
+        self.unmount("COMMIT")
+        self.client.unmount(reader)
+        self.assert_edited(self.applied())
+        self.assertEqual(read(f"{self.applied()}/again.txt"), b"again")
+
+    def test_changed_by_another_program_that_puts_the_time_back(self):
+        self.mount_rw()
+        self.edit()
+        before = os.stat(self.wim)
+        with open(self.wim, "r+b") as file:
+            file.seek(0x18)
+            file.write(b"another identity")
+        os.utime(self.wim, ns=(before.st_atime_ns, before.st_mtime_ns))
+        changed = digest(self.wim)
+        with self.fails("IMAGE_CHANGED"):
+            self.commit()
+        self.assertEqual(digest(self.wim), changed)
         self.unmount("DISCARD")
 
     def test_locked_by_another_program(self):
