@@ -171,9 +171,11 @@ class ScratchTest(ScratchTestCase):
         self.assertEqual(self.seen(), b"edited\n")
         self.start_anew()
         os.rename(self.scratch, kept)
-        removed = self.caller.call("CleanupMountpoints")["removed"]
-        self.assertEqual([mount["mount_path"] for mount in removed], [self.root])
-        self.assertIn(staging, removed[0]["status_message"])
+        cleaned = self.caller.call("CleanupMountpoints")
+        self.assertEqual(cleaned.get("removed", []), [])
+        self.assertEqual([mount["mount_path"] for mount in cleaned["kept"]], [self.root])
+        self.assertIn(staging, cleaned["kept"][0]["status_message"])
+        self.caller.call("CleanupMountpoints", {"mount_path": self.root, "force": True})
         self.assertEqual(self.caller.mounts(), [])
         os.rename(kept, self.scratch)
 
