@@ -9,6 +9,7 @@ Environment: DISMD_EDIT_SEED, DISMD_EDIT_OPERATIONS (as edit_property_test.py), 
 """
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -385,6 +386,38 @@ class RefusalTest(DiskCase):
             self.commit()
         self.assertEqual(digest(self.disk), changed)
         self.unmount("DISCARD")
+
+    def test_a_volume_that_reaches_over_the_copy_of_the_table(self):
+        """It is filled to the brim, and GPT's copy at the end of the disk is as it was."""
+        volume, raw, disk = self.path("volume"), self.path("raw"), self.path("over.vhdx")
+        disks.make_volume(volume, 8, fill)
+        disks.make_disk(raw, ((BASIC, 7, None),), size_mib=9)
+        with open(raw, "rb") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            table = file.read()
+        disks.copy_into(raw, MIB, volume)
+        with open(raw, "r+b") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            file.write(table)
+        disks.convert(raw, disk)
+        self.mount_rw(disk)
+        with self.assertRaises(OSError) as full:
+            for number in range(10_000):
+                write(f"{self.root}/file-{number}", number.to_bytes(4, "big") * 8192)
+        self.assertEqual(full.exception.errno, errno.ENOSPC)
+        os.unlink(f"{self.root}/file-0")  # and it goes on
+        write(f"{self.root}/file-0", b"again")
+        self.unmount("COMMIT")
+        with open(committed := self.raw(disk), "rb") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            self.assertEqual(file.read(), table)
+        run("sfdisk", "--verify", committed)
+        self.client.mount(disk, self.root)
+        self.assertGreater(number, 50)
+        self.assertEqual(read(f"{self.root}/file-0"), b"again")
+        for done in range(1, number):
+            self.assertEqual(read(f"{self.root}/file-{done}"), done.to_bytes(4, "big") * 8192)
+        self.client.unmount(self.root)
 
     def test_attributes_and_names_of_the_disk(self):
         """chmod, chown, link and rename change the ctime alone, and nothing that the mount stands on."""
