@@ -64,7 +64,8 @@ JSON (new fields may be added, existing ones keep their meaning):
           read_only,
           status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, unix_data,
           has_changes, changed_files (0: a disk), staged_bytes (edits that are not committed), commit_pending (a disk is
-          being written to, or a commit was broken off), mount_time (ISO 8601, UTC), damaged_file_count, damaged_files [{path, message}], worker_pid
+          being written to, or a commit was broken off), scratch_directory (where the edits are; "": the service's own),
+          mount_time (ISO 8601, UTC), damaged_file_count, damaged_files [{path, message}], worker_pid
   IMAGE:  image_type, image_index, image_name, image_description, image_size, architecture, product_name, edition_id,
           installation_type, hal, product_type, product_suite, major_version, minor_version, build,
           service_pack_build, service_pack_level, bootable ("yes"|"no"|"unknown"), system_root, languages,

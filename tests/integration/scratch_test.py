@@ -65,6 +65,8 @@ class ScratchTestCase(ReadWriteTestCase):
     def assert_staged(self, mount):
         staging = self.staging()
         self.assertEqual(os.path.basename(staging), f"dismd-{mount['mount_id']}")
+        self.assertEqual(mount["scratch_directory"], self.scratch)
+        self.assertEqual(self.caller.get_mount(self.root)["scratch_directory"], self.scratch)
         info = os.stat(staging)
         owner = self.uid or ROOTS_WORKER
         self.assertEqual((info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)), (owner, owner, 0o700))
@@ -141,6 +143,7 @@ class ScratchTest(ScratchTestCase):
         self.service.process.kill()
         self.start_anew(killed=True)
         self.assertEqual(self.caller.get_mount(self.root)["worker_pid"], mount["worker_pid"])
+        self.assertEqual(self.caller.get_mount(self.root)["scratch_directory"], self.scratch)
         self.assertEqual(self.seen(), b"edited\n")
         self.unmount("DISCARD", client=self.caller)
         self.assert_nothing_kept()
