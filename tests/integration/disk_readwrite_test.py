@@ -24,6 +24,7 @@ import content_test
 import disks
 import ntfs_volume
 import processes
+import raw_ntfs
 import readwrite_test
 from disks import BASIC, MIB
 from dismd_client import Caller, Client, RpcFailure
@@ -178,6 +179,38 @@ class FormatCase(DiskCase):
             self.assertEqual(read(f"{root}/two.bin"), bytes(range(256)) * 400)
         self.client.mount(self.disk, self.root)
         self.assertEqual(read(f"{self.root}/later.txt"), b"later")
+        self.client.unmount(self.root)
+
+
+class ExtendedAttributesTest(DiskCase):
+    def test_as_they_lie_in_the_records(self):
+        """What is set here is in the volume as NTFS has it, for a reader that knows no NTFS library; and reads the same."""
+        given = {
+            "one.txt": ((b"SMALL", b"value"), (b"EMPTY", b""), (b"ODD", b"12345")),
+            "two.bin": ((b"LARGE", random.Random(1).randbytes(60_000)),),
+            "four.txt": ((b"SECOND", b"replaces the first"),),
+            "new.txt": ((b"A" * 254, b"of the longest name"),),
+        }
+        self.mount_rw()
+        os.setxattr(f"{self.root}/three/four.txt", "system.ntfs_ea", ntfs_volume.extended_attributes((b"FIRST", b"1" * 300)))
+        os.setxattr(f"{self.root}/old.txt", "system.ntfs_ea", ntfs_volume.extended_attributes((b"GONE", b"?")))
+        write(f"{self.root}/new.txt", b"new")
+        paths = {name: f"{self.root}/{'three/' if name == 'four.txt' else ''}{name}" for name in given}
+        for name, pairs in given.items():
+            os.setxattr(paths[name], "system.ntfs_ea", ntfs_volume.extended_attributes(*pairs))
+        os.removexattr(f"{self.root}/old.txt", "system.ntfs_ea")
+        self.unmount("COMMIT")
+        disks.partition(self.raw(self.disk), self.offset, SMALL_MIB, self.path("volume"))
+        files = raw_ntfs.Volume(self.path("volume")).files()
+        self.assertFalse({(raw_ntfs.EA, ""), (raw_ntfs.EA_INFORMATION, "")} & set(files["old.txt"]))
+        self.client.mount(self.disk, self.root)
+        for name, pairs in given.items():
+            with self.subTest(file=name):
+                value = files[name][(raw_ntfs.EA, "")]
+                self.assertEqual(raw_ntfs.eas(value), [(0, *pair) for pair in pairs])
+                self.assertEqual(raw_ntfs.ea_information(files[name][(raw_ntfs.EA_INFORMATION, "")]),
+                                 (sum(5 + len(key) + len(data) for key, data in pairs), 0, len(value)))
+                self.assertEqual(os.getxattr(paths[name], "system.ntfs_ea"), value)
         self.client.unmount(self.root)
 
 
