@@ -110,7 +110,7 @@ std::string Runner::HintFor(const CallStatus& status) const {
     case v1::MOUNT_BUSY:
       if (options_.command == Command::kCleanup) return "it is mounted and well; --force removes it all the same";
       return "";
-    case v1::MOUNT_INVALID: return "free what is left of it with " + program_ + " cleanup";
+    case v1::MOUNT_INVALID: return "free what is left of it with " + program_ + " cleanup, which keeps its changes";
     case v1::INVALID_FLAGS:
       if (options_.command == Command::kUnmount && !options_.discard && !options_.commit) {
         return "choose --commit or --discard for the changes of this mount";
