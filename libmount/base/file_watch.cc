@@ -15,8 +15,6 @@ namespace libmount {
 namespace {
 
 constexpr size_t kPiece = size_t{256} << 10;
-// chmod -R on a directory with links to the file changes it again and again; somebody who does nothing else is no user.
-constexpr int kMaxLooks = 16;
 
 int64_t Nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
 
@@ -77,18 +75,15 @@ bool FileWatch::Unchanged() {
 }
 
 bool FileWatch::OnlyAttributesChanged() {
-  for (int look = 0; look < kMaxLooks; ++look) {
-    State before;
-    State after;
-    switch (Compare(&before)) {
-      case Difference::kNone: return true;
-      case Difference::kMore: return false;
-      case Difference::kChangeTimeOnly: break;
-    }
-    if (!ReadsTheSame() || Compare(&after) != Difference::kChangeTimeOnly) return false;
-    if (after.change_time == before.change_time) Expect(after);
+  State now;
+  switch (Compare(&now)) {
+    case Difference::kNone: return true;
+    case Difference::kMore: return false;
+    case Difference::kChangeTimeOnly: break;
   }
-  return false;
+  if (!ReadsTheSame()) return false;
+  Expect(now);  // as it was before it was read again: what has changed since then is found the next time
+  return true;
 }
 
 bool FileWatch::ReadsTheSame() const {
