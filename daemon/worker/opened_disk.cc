@@ -147,7 +147,7 @@ absl::Status OpenedDisk::OpenStaging(StagingSource staging, OperationMonitor&) {
   if (volume_->writable < volume_->partition.size) {
     libmount::Log(
         libmount::Severity::kWarning, {},
-        absl::StrCat(name_, ": the volume reaches beyond its partition, over a partition table; its last ",
+        absl::StrCat(name_, ": the volume reaches over a partition table or another partition; its last ",
                      volume_->partition.size - volume_->writable, " bytes are not written to, and count as no space"));
   }
   StagedDisk::Options options;
