@@ -11,11 +11,11 @@
 # In this order: random edits with other seeds each time, committed, applied and compared; random access to one file of the
 # image and to a new one; `fio --verify` and `stress-ng --class filesystem` on a mount; random edits by four processes
 # while workers are killed twice a minute, committed and compared; every kind of operation while workers are killed all the
-# time; the first and the last of these once more on disks (VHD, VHDX); once, a file of 5 GiB edited and another made,
+# time; the first and the last of these once more on disks (VHD, VHDX); random edits of damaged NTFS volumes; once, a file of 5 GiB edited and another made,
 # committed; mounts cancelled at 1,000 random times; the Debian packages installed and used in a fresh Debian 12 (wants an
 # apt mirror). A failure of random edits prints the seed: DISMD_EDIT_SEED=N repeats it. Ends with the first failure.
 # Needs the packages of packaging/install-packages.sh run test soak. `--only NAME` runs one: edits, file, fio, stress, tree,
-# kills, disk-edits, disk-kills, large, cancels or deb.
+# kills, disk-edits, disk-kills, hostile, large, cancels or deb.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 minutes=10
@@ -101,6 +101,20 @@ fi
 if wanted disk-kills; then
   echo "--- every kind of operation on a disk, workers killed all the time, $minutes minutes"
   DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 disk_readwrite_test.py KilledWorkerTest
+fi
+
+if wanted hostile; then
+  echo "--- random edits of damaged NTFS volumes, $minutes minutes"
+  end=$((SECONDS + minutes * 60)) rounds=0
+  while ((SECONDS < end)); do
+    DISMD_HOSTILE_SEED=random DISMD_HOSTILE_ROUNDS=20 DISMD_HOSTILE_OPERATIONS=500 \
+      /usr/bin/python3 hostile_test.py DamagedVolumeTest
+    if [[ -n ${DISMD_FIXTURES:-} ]]; then
+      DISMD_HOSTILE_SEED=random DISMD_HOSTILE_OPERATIONS=500 /usr/bin/python3 hostile_test.py FixtureTest
+    fi
+    rounds=$((rounds + 1))
+  done
+  echo "$rounds rounds without a crash"
 fi
 
 if wanted large; then

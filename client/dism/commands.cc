@@ -84,7 +84,12 @@ class Runner {
       case Command::kGetMountedImageInfo: return GetMountedImageInfo();
       case Command::kCleanupMountpoints: {
         v1::CleanupMountpointsResponse response;
-        return service_.CleanupMountpoints(v1::CleanupMountpointsRequest(), &interrupt_, &response);
+        CallStatus status = service_.CleanupMountpoints(v1::CleanupMountpointsRequest(), &interrupt_, &response);
+        for (const v1::Mount& mount : response.kept()) {
+          Log(DismLog::Level::kWarning, mount.mount_path() + " is kept, for its edits: " + mount.status_message() +
+                                            " (/Unmount-Image with /Discard throws them away)");
+        }
+        return status;
       }
       case Command::kNone: break;
     }

@@ -110,7 +110,7 @@ std::string Runner::HintFor(const CallStatus& status) const {
     case v1::MOUNT_BUSY:
       if (options_.command == Command::kCleanup) return "it is mounted and well; --force removes it all the same";
       return "";
-    case v1::MOUNT_INVALID: return "free what is left of it with " + program_ + " cleanup";
+    case v1::MOUNT_INVALID: return "free what is left of it with " + program_ + " cleanup, which keeps its changes";
     case v1::INVALID_FLAGS:
       if (options_.command == Command::kUnmount && !options_.discard && !options_.commit) {
         return "choose --commit or --discard for the changes of this mount";
@@ -373,14 +373,25 @@ int Runner::Cleanup() {
       WriteMount(mount, &json);
       json.End('}');
     }
+    json.End(']').Begin("kept", '[');
+    for (const v1::Mount& mount : response.kept()) {
+      json.Begin('{');
+      WriteMount(mount, &json);
+      json.End('}');
+    }
     PrintLine(json.End(']').End('}'));
     return kDone;
+  }
+  for (const v1::Mount& mount : response.kept()) {
+    const std::string directory = Printable(mount.mount_path());
+    PrintLine("Kept " + directory + ", for its edits: " + Printable(mount.status_message()) + "\n  (" + program_ +
+              " remount, once what is missing is back; cleanup --force throws the edits away)");
   }
   for (const v1::Mount& mount : response.removed()) {
     PrintLine("Removed " + Printable(mount.mount_path()) +
               (mount.has_changes() ? "; thrown away: " + ChangesText(mount) : ""));
   }
-  if (response.removed_size() == 0) PrintLine("There was nothing to clean up.");
+  if (response.removed_size() + response.kept_size() == 0) PrintLine("There was nothing to clean up.");
   return kDone;
 }
 

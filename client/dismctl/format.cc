@@ -164,7 +164,10 @@ std::string MountTable(const v1::ListMountsResponse& response) {
     if (!mount.status_message().empty()) {
       notes += Printable(mount.mount_path()) + ": " + Printable(mount.status_message()) + "\n";
     }
-    if (mount.has_changes()) notes += Printable(mount.mount_path()) + ": not committed: " + ChangesText(mount) + "\n";
+    if (mount.has_changes()) {
+      notes += Printable(mount.mount_path()) + ": not committed: " + ChangesText(mount) +
+               (mount.scratch_directory().empty() ? "" : " in " + Printable(mount.scratch_directory())) + "\n";
+    }
     if (mount.commit_pending()) {
       notes += Printable(mount.mount_path()) + ": a commit into the disk is under way, or was broken off\n";
     }
@@ -262,6 +265,7 @@ void WriteMount(const v1::Mount& mount, JsonWriter* json) {
       .Number("changed_files", mount.changed_files())
       .Number("staged_bytes", mount.staged_bytes())
       .Bool("commit_pending", mount.commit_pending())
+      .String("scratch_directory", mount.scratch_directory())
       .StringOrNull("mount_time", mount.has_mount_time() ? IsoTime(mount.mount_time().seconds()) : "")
       .Number("damaged_file_count", mount.damaged_file_count())
       .Begin("damaged_files", '[');

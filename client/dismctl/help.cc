@@ -53,7 +53,8 @@ JSON (new fields may be added, existing ones keep their meaning):
     phases: opening, checking_integrity, reading_metadata, mounting, unmounting, committing, waiting (for another
     commit of the file), rebuilding, recovering
   mount, unmount, commit, remount, cleanup, when done:
-    {"event":"mounted"|"committed"|"remounted","mount":MOUNT}    {"event":"cleaned","mounts":[MOUNT...]}
+    {"event":"mounted"|"committed"|"remounted","mount":MOUNT}    {"event":"cleaned","mounts":[MOUNT...],
+    "kept":[MOUNT...]}
     {"event":"unmounted","mount_path":PATH}                      with --commit also "image_index":N
   list:   {"mounts":[MOUNT...]}
   info:   {"images":[IMAGE...]}, of a disk also "disk":DISK
@@ -63,7 +64,8 @@ JSON (new fields may be added, existing ones keep their meaning):
           read_only,
           status ("ok"|"needs_remount"|"invalid"), status_message, owner_uid, allow_other, unix_data,
           has_changes, changed_files (0: a disk), staged_bytes (edits that are not committed), commit_pending (a disk is
-          being written to, or a commit was broken off), mount_time (ISO 8601, UTC), damaged_file_count, damaged_files [{path, message}], worker_pid
+          being written to, or a commit was broken off), scratch_directory (where the edits are; "": the service's own),
+          mount_time (ISO 8601, UTC), damaged_file_count, damaged_files [{path, message}], worker_pid
   IMAGE:  image_type, image_index, image_name, image_description, image_size, architecture, product_name, edition_id,
           installation_type, hal, product_type, product_suite, major_version, minor_version, build,
           service_pack_build, service_pack_level, bootable ("yes"|"no"|"unknown"), system_root, languages,
@@ -166,7 +168,8 @@ Shows your mounts, then every change as it happens (added, changed, removed), a 
 constexpr char kCleanup[] = R"(Usage: %P cleanup [DIR [--force]] [--json]
 
 Frees what is left of your invalid mounts (of that at DIR alone): image gone, directory replaced, serving process dead.
-Live mounts, and those that can be remounted, are never touched.
+Live mounts, and those that can be remounted, are never touched. The changes of a read-write mount are kept, though its
+image or directory is not there: the output names it, and it can be remounted when they are back.
 
   --force             remove the mount at DIR whatever its state, in use or not, and throw its changes away for good;
                       the output says how much that was

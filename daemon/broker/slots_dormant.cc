@@ -52,6 +52,7 @@ internal::KnownSlot Describe(const internal::SlotRecord& record) {
   known.set_registry_record(record.registry_record());
   known.set_image_device(record.image_device());
   known.set_image_inode(record.image_inode());
+  known.set_scratch_directory(record.scratch_directory());
   return known;
 }
 

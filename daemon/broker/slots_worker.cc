@@ -60,6 +60,7 @@ void Slots::StartWorkerNow(Slot* slot, const Reply& reply) {
       absl::StrCat("worker ", slot->worker.pid(), " started for ", slot->record.image_path()));
   BrokerReply message;
   message.mutable_worker_started()->set_pid(slot->worker.pid());
+  message.mutable_worker_started()->set_scratch_directory(slot->record.scratch_directory());
   std::vector<UniqueFd> fds;
   fds.push_back(*std::move(control));
   reply(std::move(message), std::move(fds));

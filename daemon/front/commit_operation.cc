@@ -136,7 +136,8 @@ Outcome AskOutcome(Operation& operation, WorkerLink& worker, const v1::CommitOpt
 }
 
 // What became of a commit whose worker died.
-absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, const std::string& id) {
+absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const MountView& view, Operation& operation) {
+  const std::string& id = operation.id();
   CancelToken never;
   std::shared_ptr<WorkerLink> before = view.worker;
   while (true) {
@@ -146,13 +147,16 @@ absl::StatusOr<internal::Committed> AskReplacement(const Tools& tools, const Mou
     internal::FrontToWorker request;
     request.mutable_get_commit_outcome()->set_commit_id(id);
     // A commit into a disk it finishes first.
-    absl::StatusOr<internal::WorkerToFront> answer = worker->Call(request, never, kCommitSilence);
+    absl::StatusOr<internal::WorkerToFront> answer =
+        worker->Call(request, never, kCommitSilence,
+                     [&operation](const internal::WorkerProgress& progress) { ReportTo(operation, progress); });
     if (answer.ok() && answer->has_committed()) {
       const internal::Committed& outcome = answer->committed();
       // Of an earlier one, where this one had not even begun.
       if (outcome.commit_id() == id && outcome.done()) return outcome;
       return Lost(outcome);
     }
+    if (!answer.ok() && !worker->ended()) return answer.status();  // it lives, and nobody can say
     before = worker;  // has died as well
   }
   return MakeError(Reason::kWorkerDied, "the process that wrote the image died, and none replaces it");
@@ -171,7 +175,7 @@ Outcome Attempt(const Tools& tools, Operation& operation, const MountView& view,
   Outcome done = ask(operation, *view.worker, options);
   if (!done.has_value()) return done;
   if (!done->ok() && view.worker->ended() && wait_for_replacement) {
-    done = AskReplacement(tools, view, operation.id());
+    done = AskReplacement(tools, view, operation);
   }
   seat.Ended(*done);
   return done;

@@ -239,6 +239,7 @@ v1::Mount Mounter::MakeMount() const {
   mount.set_image_name(BoundedText(opened_.image_name(), kMaxWorkerTextBytes));
   mount.set_read_only(request_.read_only());
   if (!request_.read_only()) SetStagingFields(staging_.staging(), &mount);
+  mount.set_scratch_directory(ToValidUtf8(slot_->scratch_directory()));
   mount.set_status(v1::MOUNT_STATUS_OK);
   mount.set_owner_uid(caller_.uid);
   mount.set_allow_other(request_.allow_other());

@@ -63,6 +63,7 @@ void MountRegistry::Restore(const internal::KnownSlot& known, std::shared_ptr<Wo
   entry.mount.set_mount_id(known.mount_id());
   entry.mount.set_mount_path(ToValidUtf8(known.mount_path()));
   entry.mount.set_image_path(ToValidUtf8(known.image_path()));
+  entry.mount.set_scratch_directory(ToValidUtf8(known.scratch_directory()));
   entry.mount.set_owner_uid(known.owner().uid());
   entry.mount.set_read_only(known.read_only());
   entry.mount.set_allow_other(known.allow_other());

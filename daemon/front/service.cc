@@ -274,22 +274,52 @@ absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanUpOne(const Caller&
   CancelToken never;
   absl::StatusOr<MountView> view = FindMount(tools(), caller, request.mount_path(), request.mount_id(), never);
   if (!view.ok()) return view.status();
-  bool invalid = view->mount.status() == v1::MOUNT_STATUS_INVALID;
-  if (!request.force() && !invalid) {
+  v1::CleanupMountpointsResponse response;
+  if (!request.force()) {
     if (view->slot == 0) {
       return MakeError(Reason::kNeedsRemount,
                        absl::StrCat(view->mount.mount_path(), " has edits that are kept; remount it, or use force"));
     }
-    return MakeError(Reason::kMountBusy,
-                     absl::StrCat(view->mount.mount_path(), " is mounted and well; unmount it, or use force"));
+    if (view->mount.status() != v1::MOUNT_STATUS_INVALID) {
+      return MakeError(Reason::kMountBusy,
+                       absl::StrCat(view->mount.mount_path(), " is mounted and well; unmount it, or use force"));
+    }
+    if (absl::Status cleaned = CleanUpInvalid(caller, *view, &response); !cleaned.ok()) return cleaned;
+    return response;
   }
   RefreshStaging(tools(), &*view);  // it is told what is thrown away
   absl::Status unmounted = RunUnmount(tools(), view->mount.mount_id(), never, LogContext{"", "", caller.uid},
-                                      Edits::kDiscard, request.force());
+                                      Edits::kDiscard, /*force=*/true);
   if (!unmounted.ok()) return unmounted;
-  v1::CleanupMountpointsResponse response;
   *response.add_removed() = view->mount;
   return response;
+}
+
+// What is left of one is freed, and its edits are not: a medium may be mounted again, a file put back.
+absl::Status Service::CleanUpInvalid(const Caller& caller, MountView view, v1::CleanupMountpointsResponse* response) {
+  const LogContext context{"", view.mount.mount_id(), caller.uid};
+  CancelToken never;
+  const bool told = RefreshStaging(tools(), &view);
+  const bool keep = !view.mount.read_only() && (view.mount.has_changes() || !told);
+  if (view.slot != 0) {
+    absl::Status unmounted =
+        RunUnmount(tools(), view.mount.mount_id(), never, context, keep ? Edits::kKeep : Edits::kDiscard);
+    if (!unmounted.ok()) return unmounted;
+  }
+  if (!keep) {
+    *response->add_removed() = view.mount;
+    return absl::OkStatus();
+  }
+  v1::Mount& kept = *response->add_kept();
+  kept = view.mount;
+  if (view.slot != 0) {
+    kept.set_status(v1::MOUNT_STATUS_NEEDS_REMOUNT);
+    kept.set_worker_pid(0);
+  }
+  libmount::Log(
+      libmount::Severity::kWarning, context,
+      absl::StrCat("not cleaned up, for its edits (force does it): ", kept.mount_path(), ": ", kept.status_message()));
+  return absl::OkStatus();
 }
 
 // A mount that needs a remount, and whose image, mount point or edits are not there any more for its owner.
@@ -322,16 +352,12 @@ absl::StatusOr<v1::CleanupMountpointsResponse> Service::CleanupMountpoints(
   if (request.mount_case() != v1::CleanupMountpointsRequest::MOUNT_NOT_SET) return CleanUpOne(caller, request);
   if (request.force()) return MakeError(Reason::kInvalidFlags, "force is for one mount: name it");
   v1::CleanupMountpointsResponse response;
-  CancelToken never;
   for (const MountView& view : registry_.List(caller)) {
     if (view.mount.status() == v1::MOUNT_STATUS_NEEDS_REMOUNT) InvalidateWhatIsGone(view);
   }
   for (MountView& view : registry_.List(caller)) {
     if (view.mount.status() != v1::MOUNT_STATUS_INVALID) continue;
-    RefreshStaging(tools(), &view);
-    absl::Status unmounted =
-        RunUnmount(tools(), view.mount.mount_id(), never, LogContext{"", "", caller.uid}, Edits::kDiscard);
-    if (unmounted.ok()) *response.add_removed() = view.mount;
+    CleanUpInvalid(caller, std::move(view), &response).IgnoreError();  // busy with something else: another time
   }
   return response;
 }

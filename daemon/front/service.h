@@ -132,6 +132,7 @@ class Service final : public BrokerEvents {
 
   WorkerLink::EventHandler HandlerOf(uint64_t slot_id);
   void InvalidateWhatIsGone(const MountView& view);  // waits
+  absl::Status CleanUpInvalid(const Caller& caller, MountView view, v1::CleanupMountpointsResponse* response);
   absl::StatusOr<v1::CleanupMountpointsResponse> CleanUpOne(const Caller& caller,
                                                             const v1::CleanupMountpointsRequest& request);
   absl::Status CommitForCaller(Operation& operation, const Caller& caller, const v1::CommitImageRequest& request);

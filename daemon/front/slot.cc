@@ -70,6 +70,7 @@ absl::Status Slot::StartWorker(EventLoop& loop, internal::StartWorker start, Wor
   if (!answer.ok()) return answer.status();
   if (!answer->reply.has_worker_started() || answer->fds.empty()) return UnexpectedAnswer("StartWorker");
   worker_pid_ = answer->reply.worker_started().pid();
+  scratch_directory_ = answer->reply.worker_started().scratch_directory();
   worker_ = WorkerLink::Start(loop, std::move(answer->fds.front()), std::move(on_event));
   return absl::OkStatus();
 }

@@ -39,6 +39,8 @@ class Slot {
   // REQUIRES: StartWorker succeeded.
   const std::shared_ptr<WorkerLink>& worker() const { return worker_; }
   int worker_pid() const { return worker_pid_; }
+  // Real path; empty: the edits are in the service's own directory, or there are none.
+  const std::string& scratch_directory() const { return scratch_directory_; }
 
   absl::Status CreateMount(const internal::CreateMount& mount);
   // `record`: what a front that replaces this one is given back.
@@ -56,6 +58,7 @@ class Slot {
   const internal::PathFacts facts_;
   std::shared_ptr<WorkerLink> worker_;
   int worker_pid_ = 0;
+  std::string scratch_directory_;
   bool kept_ = false;
 };
 

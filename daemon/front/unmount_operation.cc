@@ -162,12 +162,13 @@ absl::Status RunUnmount(const Tools& tools, const std::string& mount_id, CancelT
   return RunUnmount(tools, tools.registry.BeginUnmount(mount_id, cancel), log_context, edits, force);
 }
 
-void RefreshStaging(const Tools& tools, MountView* view) {
-  if (view->worker == nullptr || view->mount.read_only()) return;
+bool RefreshStaging(const Tools& tools, MountView* view) {
+  if (view->worker == nullptr || view->mount.read_only()) return false;
   internal::WorkerStats stats = view->worker->FreshStats(kStatsDeadline);
-  if (!stats.has_staging()) return;
+  if (!stats.has_staging()) return false;
   SetStagingFields(stats.staging(), &view->mount);
   tools.registry.SetStaging(view->slot, stats.staging());
+  return true;
 }
 
 absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, const libmount::LogContext& log_context,

@@ -23,8 +23,8 @@ absl::StatusOr<MountView> FindMount(const Tools& tools, const Caller& caller, co
 enum class Edits { kDiscard, kKeep };
 
 // Has the mount's worker say what is staged now, for the view and for the registry: workers tell of it from time to
-// time.
-void RefreshStaging(const Tools& tools, MountView* view);
+// time. False: it does not say.
+bool RefreshStaging(const Tools& tools, MountView* view);
 
 // Unmounts and waits until the serving process is gone. One unmount of a mount runs at a time; a second one waits, and
 // finds it NOT_MOUNTED if the first succeeded. MOUNT_BUSY, CANCELLED (only before it begins). With kKeep a read-write

@@ -26,6 +26,15 @@ uint64_t RoomFor(const libmount::PartitionInfo& partition, const libmount::Parti
   return end - partition.offset;
 }
 
+// And is no table either. A volume that reaches over one can be read there: it may be the volume's by now.
+uint64_t WritableFor(const libmount::PartitionInfo& partition, const libmount::Partitions& all, uint64_t room) {
+  uint64_t writable = std::min(room, partition.size);
+  for (const uint64_t table : all.further_tables) {
+    if (table > partition.offset) writable = std::min(writable, table - partition.offset);
+  }
+  return writable;
+}
+
 // A volume may reach beyond its partition's end: tools that are told where it begins, and not where it ends, make it as
 // large as the rest of the disk. Where nothing else is there, it is taken for as large as it says.
 void Extend(std::string_view boot, uint64_t room, libmount::PartitionInfo* partition) {
@@ -80,7 +89,9 @@ absl::StatusOr<DiskVolumes> DiskVolumes::Read(const libmount::BlockDevice& disk)
   if (!partitions.ok()) return partitions.status();
   std::vector<DiskVolume> volumes;
   for (const libmount::PartitionInfo& partition : partitions->partitions) {
-    volumes.push_back(LookAt(disk, partition, RoomFor(partition, *partitions, disk.size())));
+    const uint64_t room = RoomFor(partition, *partitions, disk.size());
+    DiskVolume& volume = volumes.emplace_back(LookAt(disk, partition, room));
+    volume.writable = WritableFor(volume.partition, *partitions, room);
   }
   return DiskVolumes(partitions->table, partitions->is_dynamic_disk, std::move(volumes));
 }

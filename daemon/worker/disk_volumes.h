@@ -22,6 +22,7 @@ namespace dismd {
 
 struct DiskVolume {
   libmount::PartitionInfo partition;  // its size: the volume's, where that reaches further and nothing else is there
+  uint64_t writable = 0;              // bytes of it; what is behind them is another's, or a table's
   libmount::VolumeKind kind = libmount::VolumeKind::kUnknown;
   std::string label;         // of an NTFS volume
   bool has_windows = false;  // a directory \Windows

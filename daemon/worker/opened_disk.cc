@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "daemon/worker/image_info_message.h"
+#include "libmount/base/log.h"
 #include "libmount/base/reason.h"
 #include "libmount/base/test_seam.h"
 #include "libmount/registry/windows_info.h"
@@ -143,6 +144,12 @@ absl::Status OpenedDisk::OpenTree(uint32_t, const TreeOptions& options, Operatio
 }
 
 absl::Status OpenedDisk::OpenStaging(StagingSource staging, OperationMonitor&) {
+  if (volume_->writable < volume_->partition.size) {
+    libmount::Log(
+        libmount::Severity::kWarning, {},
+        absl::StrCat(name_, ": the volume reaches over a partition table or another partition; its last ",
+                     volume_->partition.size - volume_->writable, " bytes are not written to, and count as no space"));
+  }
   StagedDisk::Options options;
   options.image = &image_;
   options.disk = disk_.get();
@@ -151,6 +158,7 @@ absl::Status OpenedDisk::OpenStaging(StagingSource staging, OperationMonitor&) {
   options.image_name = name_;
   options.volume_offset = volume_->partition.offset;
   options.volume_size = volume_->partition.size;
+  options.volume_writable = volume_->writable;
   options.resumed = staging.resumed;
   {
     absl::MutexLock lock(&mutex_);

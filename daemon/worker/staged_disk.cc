@@ -68,8 +68,8 @@ absl::Status StagedDisk::FindOutcome(const std::string& identity) {
 
 absl::Status StagedDisk::OpenVolume() {
   groups_ = std::make_unique<libmount::OverlayGroups>(overlay_.get());
-  volume_ =
-      std::make_unique<libmount::WritablePartitionDevice>(overlay_.get(), options_.volume_offset, options_.volume_size);
+  volume_ = std::make_unique<libmount::WritablePartitionDevice>(overlay_.get(), options_.volume_offset,
+                                                                options_.volume_size, options_.volume_writable);
   auto tree = libmount::NtfsTree::OpenForWriting(volume_.get(), groups_.get(), options_.resumed, options_.tree);
   if (!tree.ok()) return tree.status();
   tree_ = *std::move(tree);

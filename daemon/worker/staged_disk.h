@@ -47,7 +47,8 @@ class StagedDisk {
     std::string image_name;  // the file's, for messages
     uint64_t volume_offset = 0;
     uint64_t volume_size = 0;
-    bool resumed = false;  // takes the place of a process that died
+    uint64_t volume_writable = 0;  // bytes of it
+    bool resumed = false;          // takes the place of a process that died
     libmount::NtfsTreeOptions tree;
   };
 

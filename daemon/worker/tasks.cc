@@ -40,7 +40,7 @@ int CpuCount() {
 
 }  // namespace
 
-void Worker::StartTask(uint64_t request_id, Task task) {
+void Worker::StartTask(uint64_t request_id, Task task, TaskKind kind) {
   if (task_running_) {
     link_.SendError(request_id, absl::FailedPreconditionError("the worker is busy with another request"));
     return;
@@ -48,6 +48,7 @@ void Worker::StartTask(uint64_t request_id, Task task) {
   EndTask();
   task_monitor_ = std::make_shared<RequestMonitor>(request_id, &link_);
   task_running_ = true;
+  task_kind_ = kind;
   task_thread_.emplace();
   absl::Status started = task_thread_->Start("task", [this, monitor = task_monitor_, task = std::move(task)] {
     absl::Status status = task(*monitor);

@@ -144,7 +144,7 @@ void Worker::HandleFront(const internal::FrontToWorker& request) {
       });
       break;
     case Request::kCommit:
-      if (task_running_ && task_monitor_->request_id() == 0) {
+      if (task_running_ && task_kind_ != TaskKind::kRequest) {
         waiting_commit_ = request;  // until it serves, and has finished a commit of the process before
         break;
       }
@@ -192,7 +192,8 @@ absl::Status Worker::HandleBroker(const internal::BrokerToWorker& message, std::
         return absl::InternalError("a /dev/fuse descriptor out of turn");
       serving_ = true;
       auto fuse = std::make_shared<UniqueFd>(std::move(fds[0]));  // std::function wants to be copied
-      StartTask(0, [this, fuse](RequestMonitor& monitor) { return StartServing(std::move(*fuse), monitor); });
+      auto start = [this, fuse](RequestMonitor& monitor) { return StartServing(std::move(*fuse), monitor); };
+      StartTask(0, start, TaskKind::kStarting);
       return absl::OkStatus();
     }
     case Message::kOpenedSibling: siblings_.OnOpened(message.opened_sibling(), std::move(fds)); return absl::OkStatus();
@@ -238,10 +239,10 @@ void Worker::Cancel(uint64_t request_id) {
     link_.SendError(request_id, libmount::MakeError(libmount::Reason::kCancelled, "the commit was cancelled"));
     return;
   }
+  // Going on with a mount is not the front's to cancel: one is there, and a commit that is finished is past that.
+  if (task_monitor_ == nullptr || task_kind_ == TaskKind::kResuming) return;
   // Starting to serve is no request of the front's: whatever it cancels then, it wants no mount.
-  if (task_monitor_ != nullptr && (task_monitor_->request_id() == request_id || task_monitor_->request_id() == 0)) {
-    task_monitor_->Cancel();
-  }
+  if (task_monitor_->request_id() == request_id || task_kind_ == TaskKind::kStarting) task_monitor_->Cancel();
 }
 
 void Worker::SetCacheBudget(uint64_t bytes) {
@@ -314,8 +315,10 @@ void Worker::AnswerNow(uint64_t request_id) {
 void Worker::AnswerOutcome(const internal::FrontToWorker& request) {
   const std::string& commit_id = request.get_commit_outcome().commit_id();
   if (task_running_) {
-    // The end may be under way to a front that is gone: it is told again.
-    if (committing_ == commit_id) task_monitor_->BeFor(request.request_id());
+    // The end may be under way to a front that is gone: it is told again. A commit that is being finished is the one
+    // that is asked for, or nothing is known of that one.
+    const bool asked_for = task_kind_ == TaskKind::kResuming || committing_ == commit_id;
+    if (!commit_id.empty() && asked_for) task_monitor_->BeFor(request.request_id());
     outcome_wanted_ = request;
     return;
   }
@@ -345,11 +348,12 @@ void Worker::OnOwnCommitElsewhere(const std::string& commit_id, bool begins) {
 void Worker::BeginResume(const internal::Resume& message, std::vector<UniqueFd> fds) {
   serving_ = true;
   auto descriptors = std::make_shared<std::vector<UniqueFd>>(std::move(fds));  // std::function wants to be copied
-  StartTask(0, [this, state = message.state(), descriptors](RequestMonitor& monitor) {
+  auto resume = [this, state = message.state(), descriptors](RequestMonitor& monitor) {
     absl::Status resumed = Resume(state, std::move(*descriptors), monitor);
     if (!resumed.ok()) OnServingEnded(resumed);
     return absl::OkStatus();  // nobody waits for an answer
-  });
+  };
+  StartTask(0, resume, TaskKind::kResuming);
 }
 
 uint64_t Worker::ResidentBytes() const {

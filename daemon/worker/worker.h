@@ -87,8 +87,11 @@ class Worker final : private libmount::TreeObserver {
 
   // ---- task thread (tasks.cc)
   using Task = std::function<absl::Status(RequestMonitor&)>;
+  // What a task does: what the front has asked for; or, by the broker's word, serves, or goes on with a mount. A commit
+  // waits for the latter two.
+  enum class TaskKind { kRequest, kStarting, kResuming };
   // Runs `task` with a monitor for the request; an error that it returns is the answer.
-  void StartTask(uint64_t request_id, Task task);
+  void StartTask(uint64_t request_id, Task task, TaskKind kind = TaskKind::kRequest);
   void EndTask();
   absl::Status OpenImage(const internal::OpenImage& request, RequestMonitor& monitor);
   absl::Status OpenTree(const internal::OpenImage& request, RequestMonitor& monitor);
@@ -140,6 +143,7 @@ class Worker final : private libmount::TreeObserver {
   std::optional<libmount::SmallThread> task_thread_;
   std::shared_ptr<RequestMonitor> task_monitor_;
   std::atomic<bool> task_running_{false};
+  TaskKind task_kind_ = TaskKind::kRequest;  // the main thread's
 
   // Events for the main thread, besides Wake.
   std::atomic<bool> serving_{false};  // from the descriptor's arrival on

@@ -18,22 +18,15 @@ namespace {
 
 constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
 
-int64_t Nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
-
 }  // namespace
-
-DiskFile::State::State(const struct stat& facts)
-    // Access time is left out: our own reads change it.
-    : size(facts.st_size), modification_time(Nanoseconds(facts.st_mtim)), change_time(Nanoseconds(facts.st_ctim)) {}
 
 DiskFile::DiskFile(UniqueFd fd, std::string name, const struct stat& facts)
     : fd_(std::move(fd)),
       name_(std::move(name)),
       device_(facts.st_dev),
       inode_(facts.st_ino),
-      size_(static_cast<uint64_t>(facts.st_size)) {
-  Expect(State(facts));
-}
+      size_(static_cast<uint64_t>(facts.st_size)),
+      watch_(fd_.get(), facts) {}
 
 absl::StatusOr<std::unique_ptr<DiskFile>> DiskFile::Open(UniqueFd fd, std::string name) {
   struct stat facts;
@@ -62,8 +55,10 @@ int DiskFile::Read(uint64_t offset, absl::Span<char> out) const {
   if (changed()) return EIO;
   if (offset > kMaxOffset || out.size() > kMaxOffset - offset) return EIO;
   const FilePatches* patches = this->patches();
+  const uint64_t epoch = watch_.Epoch();
   size_t done;
   if (ReadRaw(offset, out, &done) != 0) return EIO;
+  watch_.Note(epoch, offset, out.first(done));
   if (patches != nullptr) {
     if (done < out.size() && offset + out.size() <= patches->file_size()) {
       memset(out.data() + done, 0, out.size() - done);
@@ -71,7 +66,7 @@ int DiskFile::Read(uint64_t offset, absl::Span<char> out) const {
     }
     patches->Apply(offset, out);
   }
-  return Unchanged() && done == out.size() ? 0 : EIO;
+  return watch_.Unchanged() && done == out.size() ? 0 : EIO;
 }
 
 absl::Status DiskFile::ReadPart(uint64_t offset, absl::Span<char> out, const char* what) const {
@@ -91,43 +86,7 @@ absl::Status DiskFile::ChangedError() const {
                    absl::StrFormat("%s was changed, truncated or replaced after it was opened; open it again", name_));
 }
 
-bool DiskFile::Unchanged() const {
-  auto as_expected = [this] {
-    if (suspended_.load(std::memory_order_acquire) > 0) return true;
-    struct stat facts;
-    if (fstat(fd_.get(), &facts) != 0) return false;
-    const State now(facts);
-    return now.size == expected_size_.load(std::memory_order_relaxed) &&
-           now.modification_time == expected_modification_time_.load(std::memory_order_relaxed) &&
-           now.change_time == expected_change_time_.load(std::memory_order_relaxed);
-  };
-  if (as_expected()) return true;
-  // It may have been examined before RenewWatch and compared behind it: once more, with nobody renewing.
-  absl::MutexLock lock(&mutex_);
-  if (as_expected()) return true;
-  changed_.store(true, std::memory_order_relaxed);
-  return false;
-}
-
-absl::Status DiskFile::CheckUnchanged() const { return !changed() && Unchanged() ? absl::OkStatus() : ChangedError(); }
-
-void DiskFile::Expect(const State& state) const {
-  expected_size_.store(state.size, std::memory_order_relaxed);
-  expected_modification_time_.store(state.modification_time, std::memory_order_relaxed);
-  expected_change_time_.store(state.change_time, std::memory_order_relaxed);
-}
-
-void DiskFile::SuspendWatch() const {
-  absl::MutexLock lock(&mutex_);
-  suspended_.fetch_add(1, std::memory_order_acq_rel);
-}
-
-void DiskFile::RenewWatch() const {
-  absl::MutexLock lock(&mutex_);
-  struct stat facts;
-  if (fstat(fd_.get(), &facts) == 0) Expect(State(facts));
-  if (suspended_.load(std::memory_order_relaxed) > 0) suspended_.fetch_sub(1, std::memory_order_acq_rel);
-}
+absl::Status DiskFile::CheckUnchanged() const { return watch_.Unchanged() ? absl::OkStatus() : ChangedError(); }
 
 void DiskFile::SetPatches(std::unique_ptr<FilePatches> patches) {
   size_ = std::max(size_, patches->file_size());

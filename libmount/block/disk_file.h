@@ -14,11 +14,10 @@
 #include <memory>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "libmount/base/file_watch.h"
 #include "libmount/base/unique_fd.h"
 #include "libmount/block/file_patches.h"
 
@@ -42,10 +41,10 @@ class DiskFile {
 
   // Between these two, reads do not look whether the file was changed. Calls nest. RenewWatch takes the file as it is
   // then for what it should be.
-  void SuspendWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
-  void RenewWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void SuspendWatch() const { watch_.Suspend(); }
+  void RenewWatch() const { watch_.Renew(); }
   absl::Status CheckUnchanged() const;
-  bool changed() const { return changed_.load(std::memory_order_relaxed); }
+  bool changed() const { return watch_.changed(); }
 
   // A replayed log. REQUIRES: set once, before threads read.
   void SetPatches(std::unique_ptr<FilePatches> patches);
@@ -55,18 +54,7 @@ class DiskFile {
   void DropPatches() { patches_.store(nullptr, std::memory_order_release); }
 
  private:
-  // What tells a file from one that was changed: size and times, in nanoseconds.
-  struct State {
-    explicit State(const struct stat& facts);
-    bool operator==(const State&) const = default;
-    int64_t size;
-    int64_t modification_time;
-    int64_t change_time;
-  };
-
   DiskFile(UniqueFd fd, std::string name, const struct stat& facts);
-  bool Unchanged() const ABSL_LOCKS_EXCLUDED(mutex_);
-  void Expect(const State& state) const;
   int ReadRaw(uint64_t offset, absl::Span<char> out, size_t* done) const;
   absl::Status ChangedError() const;
 
@@ -75,16 +63,10 @@ class DiskFile {
   const dev_t device_;
   const ino_t inode_;
   uint64_t size_;
+  mutable FileWatch watch_;
 
   std::unique_ptr<FilePatches> owned_patches_;
   std::atomic<const FilePatches*> patches_ = nullptr;
-
-  mutable absl::Mutex mutex_;  // held to change these, and to look again when a look without it found a difference
-  mutable std::atomic<int> suspended_ = 0;
-  mutable std::atomic<int64_t> expected_size_;
-  mutable std::atomic<int64_t> expected_modification_time_;
-  mutable std::atomic<int64_t> expected_change_time_;
-  mutable std::atomic<bool> changed_ = false;
 };
 
 }  // namespace libmount

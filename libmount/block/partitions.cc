@@ -53,6 +53,7 @@ constexpr std::string_view kGptSignature = "EFI PART";
 constexpr size_t kGptHeaderBytes = 92;
 constexpr size_t kGptHeaderSizeAt = 12, kGptHeaderCrcAt = 16, kGptEntriesAt = 72;
 constexpr size_t kGptCountAt = 80, kGptEntrySizeAt = 84, kGptEntriesCrcAt = 88;
+constexpr size_t kGptMinTableBytes = 16384;
 constexpr uint32_t kGptMaxEntries = 1024, kGptMinEntryBytes = 128, kGptMaxEntryBytes = 4096;
 constexpr size_t kGuidBytes = 16;
 
@@ -138,6 +139,7 @@ class TableReader {
     for (uint32_t i = 0; i < kMaxLogicalPartitions; ++i) {
       std::string sector(kMbrBytes, '\0');
       if (at >= disk_.size() / sector_size_) return;
+      found_.further_tables.push_back(at * sector_size_);
       if (disk_.Read(at * sector_size_, absl::MakeSpan(sector)) != 0 || !HasMbrSignature(sector)) return;
       MbrEntry own = MbrEntryAt(sector, 0);
       MbrEntry next = MbrEntryAt(sector, 1);
@@ -162,6 +164,10 @@ class TableReader {
     std::optional<std::string> entries = ReadGptEntries(header);
     if (!entries.has_value()) return false;
     TakeGptEntries(*entries, LoadLe32(header.data() + kGptEntrySizeAt));
+    // The copy of the entries, and in the last sector that of the header.
+    const uint64_t copy = 1 + (std::max(entries->size(), kGptMinTableBytes) + sector_size_ - 1) / sector_size_;
+    const uint64_t sectors = disk_.size() / sector_size_;
+    if (sectors > copy) found_.further_tables.push_back((sectors - copy) * sector_size_);
     return true;
   }
 
@@ -224,7 +230,8 @@ int WritablePartitionDevice::Read(uint64_t offset, absl::Span<char> out) const {
 }
 
 int WritablePartitionDevice::Write(uint64_t offset, absl::Span<const char> data) {
-  return Within(offset, data.size(), size_) ? disk_->Write(offset_ + offset, data) : EINVAL;
+  if (!Within(offset, data.size(), size_)) return EINVAL;
+  return Within(offset, data.size(), writable_) ? disk_->Write(offset_ + offset, data) : ENOSPC;
 }
 
 }  // namespace libmount

@@ -37,6 +37,8 @@ struct Partitions {
   PartitionTable table = PartitionTable::kNone;
   // In order of number. Entries that do not lie within the disk are left out. Without a table: the whole disk.
   std::vector<PartitionInfo> partitions;
+  // Where, in bytes, tables begin that lie behind partitions: GPT's copy, those of logical partitions. In order.
+  std::vector<uint64_t> further_tables;
   // Logical Disk Manager: what lies in the partitions are parts of volumes.
   bool is_dynamic_disk = false;
 };
@@ -63,12 +65,14 @@ class PartitionDevice : public BlockDevice {
 
 class WritablePartitionDevice : public WritableBlockDevice {
  public:
-  WritablePartitionDevice(WritableBlockDevice* disk, uint64_t offset, uint64_t size)
-      : disk_(disk), offset_(offset), size_(size) {}
+  // What lies behind the first `writable` bytes can only be read. REQUIRES: writable <= size.
+  WritablePartitionDevice(WritableBlockDevice* disk, uint64_t offset, uint64_t size, uint64_t writable)
+      : disk_(disk), offset_(offset), size_(size), writable_(writable) {}
 
   uint64_t size() const override { return size_; }
   uint32_t sector_size() const override { return disk_->sector_size(); }
   int Read(uint64_t offset, absl::Span<char> out) const override;
+  // ENOSPC: into what can only be read.
   int Write(uint64_t offset, absl::Span<const char> data) override;
   int Sync() override { return disk_->Sync(); }
 
@@ -76,6 +80,7 @@ class WritablePartitionDevice : public WritableBlockDevice {
   WritableBlockDevice* const disk_;
   const uint64_t offset_;
   const uint64_t size_;
+  const uint64_t writable_;
 };
 
 }  // namespace libmount

@@ -3,6 +3,7 @@
 #include "libmount/wim/wim_source.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,8 +14,6 @@
 
 namespace libmount {
 namespace {
-
-bool SameTime(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
 
 absl::Status ChangedError(const std::string& name) {
   return MakeError(Reason::kImageChanged,
@@ -35,9 +34,8 @@ absl::Status WimSource::AddPart(UniqueFd fd, std::string name) {
   part.fd = std::move(fd);
   part.name = std::move(name);
   part.size = static_cast<uint64_t>(facts.st_size);
+  part.watch = std::make_unique<FileWatch>(part.fd.get(), facts);
   parts_.push_back(std::move(part));
-  absl::MutexLock lock(&mutex_);
-  expected_.push_back(StateOf(facts));
   return absl::OkStatus();
 }
 
@@ -49,6 +47,7 @@ absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<c
         Reason::kBadImageFormat,
         absl::StrFormat("%s: %d bytes at offset %d lie beyond the end of the file", part.name, out.size(), offset));
   }
+  const uint64_t epoch = part.watch->Epoch();
   size_t done = 0;
   int read_error = 0;
   while (done < out.size()) {
@@ -61,7 +60,8 @@ absl::Status WimSource::Read(uint16_t part_number, uint64_t offset, absl::Span<c
     }
     done += static_cast<size_t>(count);
   }
-  absl::Status unchanged = CheckUnchanged(part_number - 1u);
+  part.watch->Note(epoch, offset, out.first(done));
+  absl::Status unchanged = CheckUnchanged(part);
   if (!unchanged.ok()) return unchanged;
   if (done == out.size()) return absl::OkStatus();
   if (read_error == 0) {
@@ -78,51 +78,26 @@ void WimSource::WillNeed(uint16_t part_number, uint64_t offset, uint64_t size) c
                       POSIX_FADV_WILLNEED);
 }
 
-WimSource::State WimSource::StateOf(const struct stat& facts) {
-  // Access time is left out: our own reads change it.
-  return {static_cast<uint64_t>(facts.st_size), facts.st_mtim, facts.st_ctim};
-}
-
-absl::Status WimSource::CheckUnchanged(size_t part_index) const {
-  const Part& part = parts_[part_index];
-  struct stat facts;
-  {
-    // The file is examined under the lock, so that a state from before RenewWatch is not compared with one from after.
-    absl::ReaderMutexLock lock(&mutex_);
-    if (suspended_ > 0) return absl::OkStatus();
-    if (fstat(part.fd.get(), &facts) == 0) {
-      const State now = StateOf(facts);
-      const State& expected = expected_[part_index];
-      if (now.size == expected.size && SameTime(now.modification_time, expected.modification_time) &&
-          SameTime(now.change_time, expected.change_time)) {
-        return absl::OkStatus();
-      }
-    }
-  }
+absl::Status WimSource::CheckUnchanged(const Part& part) const {
+  if (part.watch->Unchanged()) return absl::OkStatus();
   changed_.store(true, std::memory_order_relaxed);
   return ChangedError(part.name);
 }
 
 absl::Status WimSource::CheckUnchanged() const {
   if (changed()) return ChangedError(parts_.front().name);
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    if (absl::Status status = CheckUnchanged(i); !status.ok()) return status;
+  for (const Part& part : parts_) {
+    if (absl::Status status = CheckUnchanged(part); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 void WimSource::SuspendWatch() const {
-  absl::MutexLock lock(&mutex_);
-  ++suspended_;
+  for (const Part& part : parts_) part.watch->Suspend();
 }
 
 void WimSource::RenewWatch() const {
-  absl::MutexLock lock(&mutex_);
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    struct stat facts;
-    if (fstat(parts_[i].fd.get(), &facts) == 0) expected_[i] = StateOf(facts);
-  }
-  if (suspended_ > 0) --suspended_;
+  for (const Part& part : parts_) part.watch->Renew();
 }
 
 }  // namespace libmount

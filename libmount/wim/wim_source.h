@@ -10,17 +10,15 @@
 #ifndef LIBMOUNT_WIM_WIM_SOURCE_H_
 #define LIBMOUNT_WIM_WIM_SOURCE_H_
 
-#include <sys/stat.h>
-
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "libmount/base/file_watch.h"
 #include "libmount/base/unique_fd.h"
 
 namespace libmount {
@@ -40,21 +38,21 @@ class WimSource {
   const std::string& part_name(uint16_t part) const { return parts_[part - 1].name; }
   int part_fd(uint16_t part) const { return parts_[part - 1].fd.get(); }
 
-  // Fills `out` from `offset` of a part. After the read, size, mtime and ctime of the file are compared with those at
-  // AddPart: kImageChanged when they differ (or the file is now shorter), and from then on for every read.
+  // Fills `out` from `offset` of a part. After the read the file is compared with what it was at AddPart
+  // (base/file_watch.h): kImageChanged when others changed it (or it is now shorter), and from then on for every read.
   absl::Status Read(uint16_t part, uint64_t offset, absl::Span<char> out) const;
 
   // Between these two, reads do not look whether the file was changed. Calls may nest. RenewWatch takes the file as it
   // is then for what it should be.
-  void SuspendWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
-  void RenewWatch() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void SuspendWatch() const;
+  void RenewWatch() const;
 
   // Looks now; as Read does after each read.
   absl::Status CheckUnchanged() const;
   // Lets the system read from the disk ahead of Read.
   void WillNeed(uint16_t part, uint64_t offset, uint64_t size) const;
 
-  // True once a read has found the file changed.
+  // True once a read has found the file (one of the parts) changed.
   bool changed() const { return changed_.load(std::memory_order_relaxed); }
 
  private:
@@ -62,21 +60,12 @@ class WimSource {
     UniqueFd fd;
     std::string name;
     uint64_t size = 0;  // when it was added: what is read lies within
-  };
-  // What tells a file from one that was changed.
-  struct State {
-    uint64_t size = 0;
-    timespec modification_time = {};
-    timespec change_time = {};
+    std::unique_ptr<FileWatch> watch;
   };
 
-  static State StateOf(const struct stat& facts);
-  absl::Status CheckUnchanged(size_t part_index) const ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status CheckUnchanged(const Part& part) const;
 
   std::vector<Part> parts_;
-  mutable absl::Mutex mutex_;
-  mutable std::vector<State> expected_ ABSL_GUARDED_BY(mutex_);  // of each part
-  mutable int suspended_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable std::atomic<bool> changed_ = false;
 };
 

@@ -9,6 +9,7 @@ Environment: DISMD_EDIT_SEED, DISMD_EDIT_OPERATIONS (as edit_property_test.py), 
 """
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -23,13 +24,14 @@ import content_test
 import disks
 import ntfs_volume
 import processes
+import raw_ntfs
 import readwrite_test
 from disks import BASIC, MIB
 from dismd_client import Caller, Client, RpcFailure
 from edit_model import Edits
 from ntfs_volume import run
 from processes import wait_until
-from readwrite_test import ReadWriteTestCase, SeamTestCase, digest, read, write
+from readwrite_test import ReadWriteTestCase, SeamTestCase, digest, read, read_anew, write
 from recovery_test import KillTestCase
 from tree_listing import get_attribute, link_groups, list_tree
 
@@ -177,6 +179,38 @@ class FormatCase(DiskCase):
             self.assertEqual(read(f"{root}/two.bin"), bytes(range(256)) * 400)
         self.client.mount(self.disk, self.root)
         self.assertEqual(read(f"{self.root}/later.txt"), b"later")
+        self.client.unmount(self.root)
+
+
+class ExtendedAttributesTest(DiskCase):
+    def test_as_they_lie_in_the_records(self):
+        """What is set here is in the volume as NTFS has it, for a reader that knows no NTFS library; and reads the same."""
+        given = {
+            "one.txt": ((b"SMALL", b"value"), (b"EMPTY", b""), (b"ODD", b"12345")),
+            "two.bin": ((b"LARGE", random.Random(1).randbytes(60_000)),),
+            "four.txt": ((b"SECOND", b"replaces the first"),),
+            "new.txt": ((b"A" * 254, b"of the longest name"),),
+        }
+        self.mount_rw()
+        os.setxattr(f"{self.root}/three/four.txt", "system.ntfs_ea", ntfs_volume.extended_attributes((b"FIRST", b"1" * 300)))
+        os.setxattr(f"{self.root}/old.txt", "system.ntfs_ea", ntfs_volume.extended_attributes((b"GONE", b"?")))
+        write(f"{self.root}/new.txt", b"new")
+        paths = {name: f"{self.root}/{'three/' if name == 'four.txt' else ''}{name}" for name in given}
+        for name, pairs in given.items():
+            os.setxattr(paths[name], "system.ntfs_ea", ntfs_volume.extended_attributes(*pairs))
+        os.removexattr(f"{self.root}/old.txt", "system.ntfs_ea")
+        self.unmount("COMMIT")
+        disks.partition(self.raw(self.disk), self.offset, SMALL_MIB, self.path("volume"))
+        files = raw_ntfs.Volume(self.path("volume")).files()
+        self.assertFalse({(raw_ntfs.EA, ""), (raw_ntfs.EA_INFORMATION, "")} & set(files["old.txt"]))
+        self.client.mount(self.disk, self.root)
+        for name, pairs in given.items():
+            with self.subTest(file=name):
+                value = files[name][(raw_ntfs.EA, "")]
+                self.assertEqual(raw_ntfs.eas(value), [(0, *pair) for pair in pairs])
+                self.assertEqual(raw_ntfs.ea_information(files[name][(raw_ntfs.EA_INFORMATION, "")]),
+                                 (sum(5 + len(key) + len(data) for key, data in pairs), 0, len(value)))
+                self.assertEqual(os.getxattr(paths[name], "system.ntfs_ea"), value)
         self.client.unmount(self.root)
 
 
@@ -380,6 +414,70 @@ class RefusalTest(DiskCase):
         with open(self.disk, "r+b") as file:
             file.seek(0)
             file.write(b"vhdxfile")  # as it was: but for the times
+        changed = digest(self.disk)
+        with self.fails("IMAGE_CHANGED"):
+            self.commit()
+        self.assertEqual(digest(self.disk), changed)
+        self.unmount("DISCARD")
+
+    def test_a_volume_that_reaches_over_the_copy_of_the_table(self):
+        """It is filled to the brim, and GPT's copy at the end of the disk is as it was."""
+        volume, raw, disk = self.path("volume"), self.path("raw"), self.path("over.vhdx")
+        disks.make_volume(volume, 8, fill)
+        disks.make_disk(raw, ((BASIC, 7, None),), size_mib=9)
+        with open(raw, "rb") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            table = file.read()
+        disks.copy_into(raw, MIB, volume)
+        with open(raw, "r+b") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            file.write(table)
+        disks.convert(raw, disk)
+        self.mount_rw(disk)
+        with self.assertRaises(OSError) as full:
+            for number in range(10_000):
+                write(f"{self.root}/file-{number}", number.to_bytes(4, "big") * 8192)
+        self.assertEqual(full.exception.errno, errno.ENOSPC)
+        os.unlink(f"{self.root}/file-0")  # and it goes on
+        write(f"{self.root}/file-0", b"again")
+        self.unmount("COMMIT")
+        with open(committed := self.raw(disk), "rb") as file:
+            file.seek(-33 * 512, os.SEEK_END)
+            self.assertEqual(file.read(), table)
+        run("sfdisk", "--verify", committed)
+        self.client.mount(disk, self.root)
+        self.assertGreater(number, 50)
+        self.assertEqual(read(f"{self.root}/file-0"), b"again")
+        for done in range(1, number):
+            self.assertEqual(read(f"{self.root}/file-{done}"), done.to_bytes(4, "big") * 8192)
+        self.client.unmount(self.root)
+
+    def test_attributes_and_names_of_the_disk(self):
+        """chmod, chown, link and rename change the ctime alone, and nothing that the mount stands on."""
+        self.mount_rw()
+        self.edit()
+        os.chmod(self.disk, 0o660)
+        os.chown(self.disk, os.getuid(), 4242)
+        self.assertEqual(len(read_anew(f"{self.root}/two.bin")), 102_400)
+        os.link(self.disk, self.disk + ".link")
+        os.rename(self.disk + ".link", self.disk + ".moved")
+        os.unlink(self.disk + ".moved")
+        self.commit()
+        os.chmod(self.disk, 0o600)
+        self.assertEqual(len(read_anew(f"{self.root}/two.bin")), 102_400)
+        write(f"{self.root}/again.txt", b"again")
+        self.assertEqual(self.status(), "MOUNT_STATUS_OK")
+        self.unmount("COMMIT")
+        self.assert_committed()
+
+    def test_changed_by_another_program_that_puts_the_time_back(self):
+        self.mount_rw()
+        self.edit()
+        before = os.stat(self.disk)
+        with open(self.disk, "r+b") as file:
+            file.seek(8)
+            file.write(b"a creator")
+        os.utime(self.disk, ns=(before.st_atime_ns, before.st_mtime_ns))
         changed = digest(self.disk)
         with self.fails("IMAGE_CHANGED"):
             self.commit()

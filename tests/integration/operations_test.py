@@ -373,6 +373,42 @@ class KilledBrokerTest(OperationTestCase):
         self.assert_unmounted()
         self.assert_edited(self.applied())
 
+    def test_unmount_that_ends_while_there_is_nobody(self):
+        """Front and broker are dead when the worker has committed: it waits for the next ones, and nothing is lost."""
+        for first in ("front", "broker"):
+            with self.subTest(first=first):
+                self.mount_rw()
+                self.edit(word=first)
+                operation = self.begin("UnmountImage", BEGUN, **self.unmount_request())
+                worker, = self.service.workers()
+                front = self.service.front()
+                before = digest(self.wim)
+                if first == "front":
+                    self.service.process.send_signal(signal.SIGSTOP)  # or it starts the next front
+                    os.kill(front, signal.SIGKILL)
+                    wait_until(lambda: not processes.alive(front), SECONDS, "the front to end")
+                self.service.process.kill()
+                self.service.process.wait()
+                wait_until(lambda: not processes.alive(front), SECONDS, "the front to end")
+                self.stop_at(WRITTEN)
+                self.go_on(BEGUN)
+                self.await_seam(WRITTEN)
+
+                def busy():
+                    return "task" in [name for name, *_ in processes.threads(worker)]
+
+                self.assertTrue(busy())
+                self.go_on(WRITTEN)
+                wait_until(lambda: not busy(), SECONDS, "the worker to have committed")
+                self.assertTrue(processes.alive(worker))
+                self.assertNotEqual(digest(self.wim), before)
+                self.restart()
+                self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+                wait_until(lambda: not processes.alive(worker), SECONDS, "the worker to end")
+                self.assert_unmounted()
+                self.assert_edited(self.applied(), first)
+                shutil.copyfile(self.image("two-images.wim"), self.wim)
+
     def test_hand_over(self):
         self.mount_rw()
         self.edit()

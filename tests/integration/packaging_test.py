@@ -31,6 +31,25 @@ def example(first_line):
     return re.sub("^    ", "", found[0].strip("\n"), flags=re.MULTILINE) + "\n"
 
 
+ZSH_SETUP = """
+PS1=
+fpath=({directory} $fpath)
+autoload -Uz compinit
+compinit -u -D
+compadd() {{
+  local -a found
+  builtin compadd -O found "$@"
+  print -rl -- $found >> offered
+  builtin compadd "$@"
+}}
+offer() {{ _main_complete; print DONE }}
+zle -C offer complete-word offer
+bindkey '^I' offer
+zle-line-init() {{ print READY }}
+zle -N zle-line-init
+"""
+
+
 class InstalledTest(ServiceTestCase):
     def setUp(self):
         super().setUp()
@@ -102,6 +121,12 @@ class InstalledTest(ServiceTestCase):
         if shell == "bash":
             script = (f"compopt() {{ :; }}; . '{self.completions(command)['bash']}'; COMP_WORDS=({line}); "
                       f"COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _{command}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+        elif shell == "zsh":
+            # Completion works on a terminal only: the inner shell has one, and writes down what would be offered.
+            with open(setup := f"{self.directory}/setup.zsh", "w", encoding="ascii") as file:
+                file.write(ZSH_SETUP.format(directory=os.path.dirname(self.completions(command)["zsh"])))
+            script = (f"zmodload zsh/zpty; zpty inner zsh -f -i; zpty -w inner '. {setup}'; zpty -r inner x '*READY*'; "
+                      f"zpty -w -n inner '{line}'$'\\t'; zpty -r inner x '*DONE*'; zpty -d inner; cat offered; rm offered")
         else:
             script = f"source '{self.completions(command)['fish']}'; complete -C '{line}'"
         return [word.split("\t")[0] for word in self.run_program(shell, "-c", script).split()]
@@ -113,9 +138,10 @@ class InstalledTest(ServiceTestCase):
 
     def test_completions(self):
         self.environment["HOME"] = self.directory  # fish keeps a history there
-        for shell in ("bash", "fish"):
+        for shell in ("bash", "zsh", "fish"):
             self.assertEqual(self.complete(shell, "dismctl", "dismctl mo"), ["mount"])
-            self.assertEqual(self.complete(shell, "dismctl", "dismctl commit --rec"), ["--recompress"])
+            self.assertEqual(self.complete(shell, "dismctl", "dismctl commit --rec"),
+                             ["--recompress=" if shell == "zsh" else "--recompress"])
             self.assertEqual(self.complete(shell, "dism", "dism /mount-image /ima"), ["/ImageFile:"])
             self.assertEqual(self.complete(shell, "dism", "dism /cl"), ["/Cleanup-Mountpoints", "/Cleanup-Wim"])
         # They name every option that the help names.

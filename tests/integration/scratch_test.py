@@ -65,6 +65,8 @@ class ScratchTestCase(ReadWriteTestCase):
     def assert_staged(self, mount):
         staging = self.staging()
         self.assertEqual(os.path.basename(staging), f"dismd-{mount['mount_id']}")
+        self.assertEqual(mount["scratch_directory"], self.scratch)
+        self.assertEqual(self.caller.get_mount(self.root)["scratch_directory"], self.scratch)
         info = os.stat(staging)
         owner = self.uid or ROOTS_WORKER
         self.assertEqual((info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)), (owner, owner, 0o700))
@@ -141,6 +143,7 @@ class ScratchTest(ScratchTestCase):
         self.service.process.kill()
         self.start_anew(killed=True)
         self.assertEqual(self.caller.get_mount(self.root)["worker_pid"], mount["worker_pid"])
+        self.assertEqual(self.caller.get_mount(self.root)["scratch_directory"], self.scratch)
         self.assertEqual(self.seen(), b"edited\n")
         self.unmount("DISCARD", client=self.caller)
         self.assert_nothing_kept()
@@ -171,9 +174,11 @@ class ScratchTest(ScratchTestCase):
         self.assertEqual(self.seen(), b"edited\n")
         self.start_anew()
         os.rename(self.scratch, kept)
-        removed = self.caller.call("CleanupMountpoints")["removed"]
-        self.assertEqual([mount["mount_path"] for mount in removed], [self.root])
-        self.assertIn(staging, removed[0]["status_message"])
+        cleaned = self.caller.call("CleanupMountpoints")
+        self.assertEqual(cleaned.get("removed", []), [])
+        self.assertEqual([mount["mount_path"] for mount in cleaned["kept"]], [self.root])
+        self.assertIn(staging, cleaned["kept"][0]["status_message"])
+        self.caller.call("CleanupMountpoints", {"mount_path": self.root, "force": True})
         self.assertEqual(self.caller.mounts(), [])
         os.rename(kept, self.scratch)
 

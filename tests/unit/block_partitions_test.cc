@@ -11,6 +11,7 @@
 #include <sstream>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -73,6 +74,8 @@ TEST(Partitions, Gpt) {
   std::string without_first = bytes;
   without_first.replace(512, 512, 512, '\0');
   EXPECT_THAT(RowsOf(Read(without_first)), expected) << "the backup at the end of the disk";
+  EXPECT_THAT(found.further_tables, ElementsAre(kDiskBytes - uint64_t{33 * 512}));
+  EXPECT_THAT(Read(without_first).further_tables, ElementsAre(kDiskBytes - uint64_t{33 * 512}));
   std::string spoiled = bytes;
   spoiled[1024 + 40] ^= 1;  // of the first table's entries, whose checksum is in the header
   EXPECT_THAT(RowsOf(Read(spoiled)), expected);
@@ -87,6 +90,9 @@ TEST(Partitions, MbrWithLogicalOnes) {
                        "6: start=20MiB, size=8MiB, type=c\n"));
   EXPECT_EQ(found.table, PartitionTable::kMbr);
   EXPECT_THAT(RowsOf(found), ElementsAre(Row(1, 1, 4, "0x07"), Row(5, 9, 4, "0x07"), Row(6, 20, 8, "0x0c")));
+  ASSERT_EQ(found.further_tables.size(), 2u);
+  EXPECT_EQ(found.further_tables[0], 8 * kMiB);
+  EXPECT_TRUE(found.further_tables[1] >= 13 * kMiB && found.further_tables[1] < 20 * kMiB);
 }
 
 TEST(Partitions, DynamicDisks) {
@@ -163,6 +169,36 @@ TEST(PartitionDevice, StaysWithinItsPart) {
   EXPECT_EQ(part.Read(1, absl::MakeSpan(bytes)), EINVAL);
   EXPECT_EQ(part.Read(UINT64_MAX, absl::MakeSpan(bytes)), EINVAL);
   EXPECT_EQ(part.Read(8, absl::MakeSpan(bytes, 0)), 0);
+}
+
+class WritableMemoryDisk final : public WritableBlockDevice {
+ public:
+  explicit WritableMemoryDisk(std::string bytes) : bytes_(std::move(bytes)) {}
+  uint64_t size() const override { return bytes_.size(); }
+  uint32_t sector_size() const override { return 512; }
+  int Read(uint64_t offset, absl::Span<char> out) const override { return MemoryDisk(bytes_).Read(offset, out); }
+  int Write(uint64_t offset, absl::Span<const char> data) override {
+    bytes_.replace(offset, data.size(), data.data(), data.size());
+    return 0;
+  }
+  int Sync() override { return 0; }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+TEST(PartitionDevice, IsWrittenToInItsWritablePart) {
+  WritableMemoryDisk disk("0123456789abcdef");
+  WritablePartitionDevice part(&disk, 4, 8, 6);
+  EXPECT_EQ(part.Write(3, {"xyz", 3}), 0);
+  EXPECT_EQ(part.Write(4, {"xyz", 3}), ENOSPC);
+  EXPECT_EQ(part.Write(6, {"x", 1}), ENOSPC);
+  EXPECT_EQ(part.Write(7, {"xy", 2}), EINVAL);
+  EXPECT_EQ(disk.bytes(), "0123456xyzabcdef");
+  char bytes[2];
+  ASSERT_EQ(part.Read(6, absl::MakeSpan(bytes)), 0);
+  EXPECT_EQ(std::string(bytes, 2), "ab");
 }
 
 }  // namespace

@@ -264,6 +264,16 @@ TEST_F(Dismctl, RemountsAndCleansUp) {
             "Removed /mnt; thrown away: 1,200 changed files (7 bytes staged)\n");
   EXPECT_EQ(seen.mount_path(), "/mnt");
   EXPECT_EQ(Run({"cleanup", "--force"}).exit_code, 2);
+  server_.service.on_cleanup = [](const auto&, v1::CleanupMountpointsResponse* response) {
+    v1::Mount* kept = response->add_kept();
+    kept->set_mount_path("/mnt");
+    kept->set_status_message("a.wim was not found");
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"cleanup"}).out,
+            "Kept /mnt, for its edits: a.wim was not found\n"
+            "  (dismctl remount, once what is missing is back; cleanup --force throws the edits away)\n");
+  EXPECT_THAT(Run({"cleanup", "--json"}).out, HasSubstr(R"("mounts":[],"kept":[{)"));
   server_.service.on_cleanup = [](const auto&, auto*) {
     return ErrorStatus(grpc::StatusCode::FAILED_PRECONDITION, v1::NEEDS_REMOUNT, "/mnt needs a remount");
   };

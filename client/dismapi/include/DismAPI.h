@@ -318,7 +318,8 @@ HRESULT WINAPI DismCommitImage(DismSession Session, DWORD Flags, HANDLE CancelEv
                                PVOID UserData);
 
 /* Frees what is left of the caller's invalid mounts (root: everyone's); never touches live ones, or those that can be
- * remounted. (dismcleanupmountpoints-function) */
+ * remounted, and throws no edits away: a mount that has some stays as one to be remounted, or to be discarded by
+ * DismUnmountImage. (dismcleanupmountpoints-function) */
 HRESULT WINAPI DismCleanupMountpoints(void);
 
 /* What an image file says of the images in it, in order of index. Nothing is mounted. (dismgetimageinfo-function)
