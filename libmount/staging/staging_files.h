@@ -31,7 +31,8 @@ class StagingFile {
   // fdatasync
   virtual int Sync() = 0;
   virtual int Truncate(uint64_t size) = 0;
-  // Gives the range real space, as zeros where nothing was written.
+  // Gives the range real space, as zeros where nothing was written. The file ends behind it then, or later: ext4 punches
+  // nothing out behind a file's end.
   virtual int Reserve(uint64_t offset, uint64_t length) = 0;
   // The range reads as zeros, and takes no space as far as it is whole blocks.
   virtual int PunchHole(uint64_t offset, uint64_t length) = 0;
