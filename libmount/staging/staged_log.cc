@@ -36,7 +36,7 @@ int StagedTreeImpl::Commit(uint64_t request, Operation operation, uint64_t outco
   record.edits = edits.bytes();
   if (record.edits.size() > EditLog::kMaxEdits) return EFBIG;
   int error = log_->Append(record);
-  if (error == ENOSPC) {
+  if (IsOutOfSpace(error)) {
     arena_->GiveBackAllAhead();
     error = log_->Append(record);
   }
