@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -89,7 +90,11 @@ size_t RequestSource::Receive(Turn* turn, absl::Span<char> buffer) {
     int64_t start = Now();
     if (size_t size = TryRead(buffer); size > 0) {
       average_gap_ -= average_gap_ / kGapSmoothing;
-      if (++backlog_ >= kBacklogForHelp) InviteHelp();
+      if (++backlog_ >= kBacklogForHelp) {
+        backlog_ = 0;
+        // One client alone may be so quick, on the processor that it woke up on: nobody can help with that.
+        if (IsMoreQueued()) InviteHelp();
+      }
       return size;
     }
     backlog_ = 0;
@@ -142,8 +147,12 @@ void RequestSource::SleepUntilNeeded(Turn* turn) {
   mutex_.Unlock();
 }
 
+bool RequestSource::IsMoreQueued() const {
+  pollfd queue = {fd_, POLLIN, 0};
+  return poll(&queue, 1, 0) > 0;
+}
+
 void RequestSource::InviteHelp() {
-  backlog_ = 0;
   absl::MutexLock lock(&mutex_);
   if (sleeping_ == 0 || help_wanted_ > 0) return;
   help_wanted_ = 1;

@@ -4,7 +4,8 @@
 //
 // One thread at a time holds the turn to receive. It looks for the next request without blocking for a short while (a
 // spin), then blocks. Handling a small request it keeps the turn; before work that may take long (a read that decodes)
-// it passes the turn to a sleeping thread. When requests queue up, a second thread is woken to help.
+// it passes the turn to a sleeping thread. When requests queue up, a second thread is woken to help (not when they only
+// come quickly one after the other: a lone client's next request is often there when its last one was answered).
 //
 //   receiver:  read - spin - epoll ──► request ──► small: answer it, go on receiving
 //                                             └──► long: pass the turn on, answer it, sleep or receive again
@@ -82,6 +83,7 @@ class RequestSource {
   size_t TryRead(absl::Span<char> buffer);
   size_t SpinRead(absl::Span<char> buffer);
   void Block(Turn* turn);
+  bool IsMoreQueued() const;
   void InviteHelp();
   void End(absl::Status status);
 

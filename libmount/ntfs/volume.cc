@@ -117,8 +117,11 @@ Volume::~Volume() {
 
 int Volume::Flush() {
   for (ntfs_inode* inode : {raw_->mft_ni, raw_->mftmirr_ni, raw_->lcnbmp_ni, raw_->secure_ni, raw_->vol_ni}) {
+    if (inode == nullptr) continue;
+    // The library would write it in any case, with its copy: eight records with each change, of which few are new.
+    if (!NInoDirty(inode) && !NInoAttrListDirty(inode) && !NInoFileNameDirty(inode)) continue;
     errno = 0;
-    if (inode != nullptr && ntfs_inode_sync(inode) != 0) return LibraryErrno();
+    if (ntfs_inode_sync(inode) != 0) return LibraryErrno();
   }
   return 0;
 }

@@ -8,6 +8,7 @@ namespace libmount {
 namespace {
 
 constexpr uint64_t kMaxAhead = uint64_t{64} << 20;
+constexpr uint64_t kMinReserved = uint64_t{1} << 20;
 
 constexpr uint64_t RoundUp(uint64_t value) {
   return (value + Arena::kBlockSize - 1) / Arena::kBlockSize * Arena::kBlockSize;
@@ -29,13 +30,34 @@ ArenaRange Arena::Allocate(NodeId stream, uint64_t follows, uint64_t bytes, uint
     const uint64_t ahead = grows ? std::min(RoundUp(size), kMaxAhead) : 0;
     const uint64_t needed = RoundUp(bytes) + ahead;
     if (needed > kMaxSize - end_) return {};
+    GiveBack(slot);
     slot = {stream, end_, needed};
     end_ += needed;
+    if (ahead >= kMinReserved) {
+      slot.reserved = true;
+      if (file_->Reserve(slot.at, slot.left) != 0) GiveBack(slot);  // a part of it may be
+    }
   }
   const ArenaRange range{slot.at, std::min(bytes, slot.left)};
   slot.at += range.length;
   slot.left -= range.length;
   return range;
+}
+
+void Arena::GiveBack(Ahead& slot) {
+  if (slot.reserved) Punch({{slot.at, slot.left}});
+  slot.reserved = false;
+}
+
+void Arena::GiveBackAhead(NodeId stream) {
+  absl::MutexLock lock(&mutex_);
+  Ahead& slot = ahead_[stream % kAheadSlots];
+  if (slot.stream == stream) GiveBack(slot);
+}
+
+void Arena::GiveBackAllAhead() {
+  absl::MutexLock lock(&mutex_);
+  for (Ahead& slot : ahead_) GiveBack(slot);
 }
 
 int Arena::Read(uint64_t offset, absl::Span<char> out) const {

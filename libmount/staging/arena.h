@@ -3,7 +3,9 @@
 // Arena: the file that holds staged data. Space is handed out once and never again: what is freed is punched out of the
 // file, once the log that frees it is on the disk (else a power loss would bring a file back without its data).
 //
-// Blocks of 4 KiB belong to one stream. A stream that grows gets its space ahead, so that its extents stay few.
+// Blocks of 4 KiB belong to one stream. A stream that grows gets its space ahead, so that its extents stay few; a large
+// one has it reserved in the file, too: writing there takes half the time that it takes where the file system has to
+// look for space with each write.
 //
 // Thread safety: all methods may be called from several threads at once.
 
@@ -41,6 +43,9 @@ class Arena {
   int Read(uint64_t offset, absl::Span<char> out) const;
   int Write(uint64_t offset, absl::Span<const char> data) { return file_->Write(offset, data); }
   int Reserve(uint64_t offset, uint64_t length) { return file_->Reserve(offset, length); }
+  // What is reserved ahead goes back: of a stream that grows no more, as it seems; of all, where space is needed.
+  void GiveBackAhead(NodeId stream);
+  void GiveBackAllAhead();
   int Sync() { return file_->Sync(); }
 
   // Takes whole blocks within the ranges out of the file. Failures only cost space.
@@ -62,8 +67,11 @@ class Arena {
     NodeId stream = 0;
     uint64_t at = 0;
     uint64_t left = 0;
+    bool reserved = false;
   };
   static constexpr size_t kAheadSlots = 64;
+
+  void GiveBack(Ahead& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<StagingFile> file_;
   mutable absl::Mutex mutex_;

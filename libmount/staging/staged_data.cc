@@ -162,8 +162,9 @@ ErrnoOr<size_t> StagedTreeImpl::Write(const Request& request, NodeId id, uint64_
   if (data.empty()) return size_t{0};
   if (offset > kMaxFileSize || data.size() > kMaxFileSize - offset) return Errno(EFBIG);
   ErrnoOr<size_t> written = WriteOnce(request, id, offset, data);
-  if (written.ok() || written.error() != ENOSPC) return written;
-  // There may be space that only waits for a sync.
+  if (written.ok() || !IsOutOfSpace(written.error())) return written;
+  // There may be space that only waits for a sync, or is reserved.
+  arena_->GiveBackAllAhead();
   ReclaimSpace(/*now=*/true);
   return WriteOnce(request, id, offset, data);
 }

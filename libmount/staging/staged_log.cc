@@ -35,7 +35,12 @@ int StagedTreeImpl::Commit(uint64_t request, Operation operation, uint64_t outco
   record.outcome = outcome;
   record.edits = edits.bytes();
   if (record.edits.size() > EditLog::kMaxEdits) return EFBIG;
-  if (int error = log_->Append(record)) return error;
+  int error = log_->Append(record);
+  if (IsOutOfSpace(error)) {
+    arena_->GiveBackAllAhead();
+    error = log_->Append(record);
+  }
+  if (error != 0) return error;
   const uint64_t number = catalog_.last_change() + (operation == Operation::kInternal ? 0 : 1);
   if (!catalog_.Apply(record.edits, number)) return EIO;  // cannot be: see Catalog::Apply
   catalog_.Remember(request, {record.operation, outcome});

@@ -347,6 +347,7 @@ int StagedTreeImpl::Open(NodeId node) {
 }
 
 void StagedTreeImpl::Release(NodeId node) {
+  arena_->GiveBackAhead(node);
   {
     absl::MutexLock lock(&mutex_);
     const NodeId file = catalog_.Resolve(node).first;

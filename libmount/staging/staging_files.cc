@@ -46,7 +46,7 @@ class RealFile final : public StagingFile {
 
   int Sync() override { return fdatasync(fd_.get()) == 0 ? 0 : errno; }
   int Truncate(uint64_t size) override { return ftruncate(fd_.get(), static_cast<off_t>(size)) == 0 ? 0 : errno; }
-  int Reserve(uint64_t offset, uint64_t length) override { return Fallocate(FALLOC_FL_KEEP_SIZE, offset, length); }
+  int Reserve(uint64_t offset, uint64_t length) override { return Fallocate(0, offset, length); }
   int PunchHole(uint64_t offset, uint64_t length) override {
     return Fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
   }

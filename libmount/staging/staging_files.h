@@ -10,6 +10,7 @@
 
 #include <sys/statvfs.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,6 +20,9 @@
 #include "libmount/base/unique_fd.h"
 
 namespace libmount {
+
+// The disk is full, or what the user may have of it: there may be space that can be given back.
+inline bool IsOutOfSpace(int error) { return error == ENOSPC || error == EDQUOT; }
 
 class StagingFile {
  public:
@@ -31,7 +35,8 @@ class StagingFile {
   // fdatasync
   virtual int Sync() = 0;
   virtual int Truncate(uint64_t size) = 0;
-  // Gives the range real space, as zeros where nothing was written.
+  // Gives the range real space, as zeros where nothing was written. The file ends behind it then, or later: ext4
+  // punches nothing out behind a file's end.
   virtual int Reserve(uint64_t offset, uint64_t length) = 0;
   // The range reads as zeros, and takes no space as far as it is whole blocks.
   virtual int PunchHole(uint64_t offset, uint64_t length) = 0;

@@ -486,6 +486,16 @@ TEST_F(NtfsWriteTest, StreamsAsNodes) {
   CheckVolume();
 }
 
+TEST_F(NtfsWriteTest, AChangeWritesOnlyWhatItTouches) {
+  Open();
+  const NodeId file = File("small", "small");
+  const uint64_t before = device_->writes();
+  Put(file, "SMALL");
+  // The file's record and its entry in the directory. (The volume's own files would be eight more.)
+  EXPECT_LE(device_->writes() - before, 4u);
+  CheckVolume();
+}
+
 TEST_F(NtfsWriteTest, ARepeatedRequestIsAnsweredAndNotDoneAgain) {
   NtfsTree* tree = &Open();
   const Request request{7, 0, 0};

@@ -107,6 +107,32 @@ TEST_P(StagingCrashTest, NothingSyncedIsLostByAPowerLoss) {
   }
 }
 
+TEST(StagingSpaceTest, WhatIsReservedForOneFileIsThereForOthers) {
+  constexpr size_t kMiB = size_t{1} << 20;
+  TestImage image;
+  auto disk = std::make_shared<MemoryDisk>();
+  disk->LimitSpace(10 * kMiB / 4096);
+  std::unique_ptr<StagedTree> tree = OpenOn(disk, image);
+  auto append = [&](NodeId file, size_t number) {
+    return tree->Write({}, file, number * kMiB, Bytes(std::string(kMiB, static_cast<char>('a' + number)))).error();
+  };
+  // Grows, and stays open: more is reserved for it than it ever gets.
+  const NodeId first = tree->MakeNode({}, kRootNode, "first", S_IFREG | 0644, 0)->node;
+  for (size_t i = 0; i < 4; ++i) ASSERT_EQ(append(first, i), 0) << i;
+  const NodeId second = tree->MakeNode({}, kRootNode, "second", S_IFREG | 0644, 0)->node;
+  for (size_t i = 0; i < 5; ++i) ASSERT_EQ(append(second, i), 0) << i;
+  EXPECT_EQ(append(second, 5), ENOSPC) << "the log takes some of the last MiB";
+  // Nor do names need space that only waits.
+  EXPECT_TRUE(tree->MakeNode({}, kRootNode, "third", S_IFREG | 0644, 0).ok());
+  const std::string content = Content(*tree, second);
+  EXPECT_EQ(content.size(), 5 * kMiB);
+  tree.reset();
+  tree = OpenOn(disk, image);
+  ASSERT_NE(tree, nullptr);
+  EXPECT_EQ(Content(*tree, second), content);
+  EXPECT_EQ(Content(*tree, first).substr(3 * kMiB), std::string(kMiB, 'd'));
+}
+
 TEST_P(StagingCrashTest, AFullOrFailingDiskLosesNothingAcknowledged) {
   std::unique_ptr<StagedTree> tree = OpenOn(disk_, image_);
   StagingModel model(*tree);

@@ -9,9 +9,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -26,6 +29,7 @@ class MemoryDisk {
   struct File {
     std::string now;
     std::string synced;
+    std::set<uint64_t> blocks;  // that take space; kept where that is limited
   };
 
   // What may be there after the power was lost.
@@ -67,6 +71,11 @@ class MemoryDisk {
     absl::MutexLock lock(&mutex_);
     max_file_size_ = size;
   }
+  // As a disk of so many blocks. REQUIRES: there are no files yet.
+  void LimitSpace(size_t blocks) {
+    absl::MutexLock lock(&mutex_);
+    blocks_left_ = blocks;
+  }
   std::string& Content(const std::string& name) {
     absl::MutexLock lock(&mutex_);
     auto& file = names_[name];
@@ -90,7 +99,30 @@ class MemoryDisk {
     return error_;
   }
 
+  // 0, or ENOSPC: as far as there was space, the file has it then.
+  int TakeSpace(File& file, uint64_t offset, uint64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!blocks_left_.has_value()) return 0;
+    for (uint64_t block = offset / kBlock; block * kBlock < offset + length; ++block) {
+      if (file.blocks.contains(block)) continue;
+      if (*blocks_left_ == 0) return ENOSPC;
+      file.blocks.insert(block);
+      --*blocks_left_;
+    }
+    return 0;
+  }
+  void FreeSpace(File& file, uint64_t offset, uint64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!blocks_left_.has_value()) return;
+    const auto begin = file.blocks.lower_bound((offset + kBlock - 1) / kBlock);
+    const auto end = file.blocks.lower_bound((offset + length) / kBlock);
+    if (offset / kBlock >= (offset + length) / kBlock) return;
+    *blocks_left_ += static_cast<size_t>(std::distance(begin, end));
+    file.blocks.erase(begin, end);
+  }
+
+  static constexpr uint64_t kBlock = 4096;
+
   mutable absl::Mutex mutex_;
+  std::optional<size_t> blocks_left_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<File>> names_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<File>> synced_names_ ABSL_GUARDED_BY(mutex_);
   int calls_left_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -113,7 +145,8 @@ class MemoryFile final : public StagingFile {
   int Write(uint64_t offset, absl::Span<const char> data) override {
     absl::MutexLock lock(&disk_->mutex_);
     if (offset + data.size() > disk_->max_file_size_) return EFBIG;
-    const int error = disk_->Count();
+    int error = disk_->Count();
+    if (error == 0) error = disk_->TakeSpace(*file_, offset, data.size());
     if (error != 0) data = data.first(data.size() / 2);
     if (file_->now.size() < offset + data.size()) file_->now.resize(offset + data.size());
     file_->now.replace(offset, data.size(), data.data(), data.size());
@@ -131,13 +164,17 @@ class MemoryFile final : public StagingFile {
     file_->now.resize(size);
     return 0;
   }
-  int Reserve(uint64_t, uint64_t) override {
+  int Reserve(uint64_t offset, uint64_t length) override {
     absl::MutexLock lock(&disk_->mutex_);
-    return disk_->Count();
+    if (int error = disk_->Count()) return error;
+    if (int error = disk_->TakeSpace(*file_, offset, length)) return error;
+    if (file_->now.size() < offset + length) file_->now.resize(offset + length);
+    return 0;
   }
   int PunchHole(uint64_t offset, uint64_t length) override {
     absl::MutexLock lock(&disk_->mutex_);
     if (int error = disk_->Count()) return error;
+    disk_->FreeSpace(*file_, offset, length);
     for (std::string* bytes : {&file_->now, &file_->synced}) {
       if (offset < bytes->size()) std::fill_n(bytes->begin() + offset, std::min(length, bytes->size() - offset), '\0');
     }

@@ -148,6 +148,31 @@ TEST_F(StagedTreeTest, SequentialWritesMakeFewExtents) {
   EXPECT_EQ(Content(*tree_, file).size(), 200 * piece.size());
 }
 
+TEST_F(StagedTreeTest, SpaceReservedForALargeFileGoesBack) {
+  const std::string piece(1 << 20, 'p');
+  auto grow = [&](NodeId file) {
+    ASSERT_EQ(tree_->Open(file), 0);
+    for (int i = 0; i < 9; ++i) ASSERT_TRUE(tree_->Write({}, file, i * piece.size(), Bytes(piece)).ok());
+  };
+  auto taken = [&] {
+    struct stat st = {};
+    EXPECT_EQ(stat((directory_.path() + "/data").c_str(), &st), 0);
+    return static_cast<uint64_t>(st.st_blocks) * 512;
+  };
+  const NodeId file = Make(kRootNode, "large");
+  grow(file);
+  EXPECT_GE(taken(), 10 * piece.size()) << "nothing is reserved";
+  tree_->Release(file);
+  EXPECT_LT(taken(), 10 * piece.size());
+  ASSERT_TRUE(tree_->Write({}, file, 9 * piece.size(), Bytes(piece)).ok());
+  EXPECT_EQ(Content(*tree_, file), std::string(10 * piece.size(), 'p'));
+
+  grow(Make(kRootNode, "another"));
+  EXPECT_GE(taken(), 20 * piece.size());
+  Reopen(/*resumed=*/true);
+  EXPECT_LT(taken(), 20 * piece.size()) << "the process died";
+}
+
 TEST_F(StagedTreeTest, UnlinkedFilesLiveWhileTheyAreOpen) {
   const NodeId file = Make(docs_, "temp", "data");
   ASSERT_EQ(tree_->Open(file), 0);
