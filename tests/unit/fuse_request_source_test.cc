@@ -39,7 +39,7 @@ TEST(RequestSourceTest, ASecondThreadIsWokenWhereRequestsWaitAndOnlyThere) {
   auto send = [&](char request) { ASSERT_EQ(write(kernel.get(), &request, 1), 1); };
 
   std::array<char, 16> buffer;
-  RequestSource::Turn turn([](bool) {});
+  RequestSource::Turn turn([] {}, [](bool) {});
   send('0');  // whoever receives this has the turn from here on
   ASSERT_EQ(source.Receive(&turn, absl::MakeSpan(buffer)), 1u);
 
@@ -49,7 +49,7 @@ TEST(RequestSourceTest, ASecondThreadIsWokenWhereRequestsWaitAndOnlyThere) {
   absl::Notification helped;
   std::thread other([&] {
     helper = gettid();
-    RequestSource::Turn own([&](bool) { asleep.Notify(); });  // once: it is woken to work, or ends
+    RequestSource::Turn own([] {}, [&](bool) { asleep.Notify(); });  // once: it is woken to work, or ends
     std::array<char, 16> request;
     const size_t size = source.Receive(&own, absl::MakeSpan(request));
     if (!is_needed) source.Stop();  // else the other would wait for ever for what was taken from it
