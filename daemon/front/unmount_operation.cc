@@ -124,6 +124,8 @@ absl::Status BringBack(const Tools& tools, Operation& operation, const Caller& c
   absl::Status remounted = RunRemount(tools, remount, caller, view, *std::move(seat), &last_commit);
   if (remounted.ok() && last_commit.commit_id() == operation.id() && last_commit.done()) {
     // Its process died when all was done but the telling.
+    SetCommittedFields(last_commit, &view.mount);
+    operation.SetMount(view.mount);
     CancelToken never;
     return RunUnmount(tools, mount_id, never, operation.log_context(), Edits::kDiscard);
   }
@@ -243,7 +245,11 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
   if (done.ok()) {
     EndSlot(tools, *view, Edits::kDiscard);
     tools.registry.EndUnmount(mount_id, /*removed=*/true);
-    libmount::Log(Severity::kInfo, operation.log_context(), absl::StrCat("committed ", view->mount.mount_path()));
+    SetCommittedFields(*done, &view->mount);
+    operation.SetMount(view->mount);
+    libmount::Log(Severity::kInfo, operation.log_context(),
+                  absl::StrCat("committed ", view->mount.mount_path(), " as image ", done->image_index(), " of ",
+                               view->mount.image_path()));
     return absl::OkStatus();
   }
   RenewCommitPending(tools, &*view);

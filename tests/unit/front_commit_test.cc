@@ -98,6 +98,21 @@ TEST_F(FrontCommit, AMountWhoseWorkerDiesHoldsNobodyUp) {
   EXPECT_LT(absl::Now() - begin, kNoticeDeadline);
 }
 
+TEST_F(FrontCommit, AnUnmountTellsTheImageThatTheEditsAreIn) {
+  ASSERT_NO_FATAL_FAILURE(MountAll(0));
+  broker_.committed.set_image_index(3);
+  broker_.committed.set_image_name("Windows (3)");
+  v1::UnmountImageRequest request;
+  request.set_mount_path("/home/mnt");
+  request.set_changes(v1::CHANGES_COMMIT);
+  request.mutable_commit()->set_append(true);
+  auto operation = service_.StartUnmount(Of(kAnna), request);
+  ASSERT_TRUE(operation.ok()) << operation.status();
+  ASSERT_TRUE(Watcher(*operation).Outcome().ok());
+  EXPECT_EQ((*operation)->snapshot()->mount().image_index(), 3u);
+  EXPECT_EQ((*operation)->snapshot()->mount().image_name(), "Windows (3)");
+}
+
 TEST(FrontWorkerLink, OneThatAnswersAtLastIsNotMuteAnyMore) {
   auto ends = Channel::CreatePair();
   ASSERT_TRUE(ends.ok());
