@@ -196,7 +196,10 @@ absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, cons
   // NOT_MOUNTED: somebody else's umount was faster.
   if (!unmounted.ok() && libmount::ReasonOf(unmounted) != Reason::kNotMounted) {
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
-    libmount::Log(Severity::kInfo, context, absl::StrCat("not unmounted: ", std::string(unmounted.message())));
+    // The service's stop tries again and again, and tells of it itself.
+    if (edits == Edits::kDiscard) {
+      libmount::Log(Severity::kInfo, context, absl::StrCat("not unmounted: ", std::string(unmounted.message())));
+    }
     return unmounted;
   }
   EndSlot(tools, *view, edits);
