@@ -172,7 +172,7 @@ void Broker::OnFrontLost() {
   listener_->StopAccepting();
   listener_->AllClosed();
   slots_->ReleaseUnfinished();
-  if (phase_ == Phase::kStopping) DetachRest("dismd-front has died while stopping");
+  if (phase_ == Phase::kStopping) DetachRest("dismd-front has ended");
 }
 
 void Broker::OnReady() {
@@ -270,6 +270,7 @@ void Broker::HandOver() {
 void Broker::BeginStop() {
   if (phase_ != Phase::kServing) return;
   phase_ = Phase::kStopping;
+  front_->DoNotRestart();
   Notify("STOPPING=1\nSTATUS=Unmounting");
   listener_->Close();
   if (!result_.ok()) return DetachRest("there is no dismd-front");

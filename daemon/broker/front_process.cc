@@ -66,9 +66,9 @@ void FrontProcess::WasReady() { failed_starts_ = 0; }
 void FrontProcess::OnExit(int status) {
   queue_.reset();
   if (when_stopped_) return std::exchange(when_stopped_, nullptr)();
-  Log(Severity::kError, absl::StrCat("dismd-front has ended: ", DescribeExit(status)));
+  if (!last_ || status != 0) Log(Severity::kError, absl::StrCat("dismd-front has ended: ", DescribeExit(status)));
   events_.lost();
-  Restart();
+  if (!last_) Restart();
 }
 
 void FrontProcess::Restart() {
@@ -78,7 +78,7 @@ void FrontProcess::Restart() {
   }
   auto delay = std::min(kFirstRestartDelay * (1 << (failed_starts_ - 1)), kMaxRestartDelay);
   loop_->After(delay, [this] {
-    if (!when_stopped_) Start();
+    if (!when_stopped_ && !last_) Start();
   });
 }
 

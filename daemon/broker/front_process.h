@@ -49,6 +49,8 @@ class FrontProcess {
   // Counts the starts: an answer to an earlier front's request must not reach the next one.
   uint64_t generation() const { return generation_; }
 
+  // The service stops: a front that ends is not started again, and need not have failed.
+  void DoNotRestart() { last_ = true; }
   // Closes its socket, which makes it end; `done` when it has, or was killed.
   void Stop(std::function<void()> done);
 
@@ -63,6 +65,7 @@ class FrontProcess {
   std::unique_ptr<MessageQueue> queue_;
   uint64_t generation_ = 0;
   int failed_starts_ = 0;
+  bool last_ = false;
   std::function<void()> when_stopped_;
 };
 

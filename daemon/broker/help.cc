@@ -49,10 +49,13 @@ SIGNALS
                      readers get errors, and each is named in the log. A second signal does not wait. Changes that are
                      not committed stay in DIR/staging; dismctl list shows such a mount as needs-remount.
   SIGHUP             Hand over: dismd is started anew from its file in the same process, and the mounts go on.
+  SIGKILL            The mounts go on, and the next dismd takes them over.
 
 LIMITS
   1024 connections, 128 of one user. 4096 mounts. A step on a file system of the caller's may take 10 seconds; then the
   caller is told so, and nobody else has waited. A client in another mount namespace (a container) is refused.
+  Not as root, where kernel.yama.ptrace_scope is 2 or 3: a dismd that takes over, after SIGHUP or SIGKILL, finds no way
+  to the mounts of the one before. It takes them away; changes that are not committed are kept, as at a stop.
 
 ENVIRONMENT
   NOTIFY_SOCKET      systemd is told READY=1 when clients can connect, STOPPING=1, and STATUS.

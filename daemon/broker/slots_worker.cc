@@ -75,6 +75,8 @@ absl::StatusOr<UniqueFd> Slots::StartWorkerProcess(Slot* slot) {
   // For its log lines.
   start.arguments = {absl::StrCat("--mount-id=", slot->record.mount_id()),
                      absl::StrCat("--operation-id=", slot->operation_id)};
+  // Root needs no leave to adopt it.
+  if (options_->rootless) start.arguments.push_back("--adoptable");
   // It keeps our end of its socket as well, unread: a broker that takes over gets that from it, and goes on talking.
   start.fds = {control->second.get(), broker->second.get(), slot->image.get(), broker->first.get()};
   if (slot->staging) start.fds.push_back(slot->staging.get());

@@ -6,10 +6,10 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "daemon/front/announcement.h"
 #include "daemon/front/limits.h"
 #include "libmount/base/log.h"
 #include "libmount/base/reason.h"
@@ -23,39 +23,6 @@ using libmount::MakeError;
 using libmount::Phase;
 using libmount::Reason;
 using libmount::Severity;
-
-// While it lives, the other mounts of a file expect it to be changed.
-class Announcement {
- public:
-  Announcement(std::vector<MountView> others, std::string commit_id)
-      : others_(std::move(others)), commit_id_(std::move(commit_id)) {
-    internal::FrontToWorker request;
-    request.mutable_suspend_image_checks()->set_commit_id(commit_id_);
-    Tell(request);
-  }
-  ~Announcement() {
-    internal::FrontToWorker request;
-    request.mutable_renew_image_state()->set_commit_id(commit_id_);
-    Tell(request);
-  }
-  Announcement(const Announcement&) = delete;
-  Announcement& operator=(const Announcement&) = delete;
-
- private:
-  // One that does not answer is stopped, or hangs: it sees the change when it goes on, and the commit does not wait.
-  void Tell(const internal::FrontToWorker& request) {
-    CancelToken never;
-    for (const MountView& other : others_) {
-      absl::Status told = other.worker->Call(request, never, kNoticeDeadline).status();
-      if (told.ok()) continue;
-      libmount::Log(Severity::kWarning, LogContext{"", other.mount.mount_id(), other.mount.owner_uid()},
-                    absl::StrCat("was not told of a commit to its file: ", told.ToString()));
-    }
-  }
-
-  const std::vector<MountView> others_;
-  const std::string commit_id_;
-};
 
 // While it lives, there is no other mount that shows the image's file, which is changed as a whole.
 class ExclusiveSeat {
@@ -85,6 +52,10 @@ class ExclusiveSeat {
   std::optional<ImageFile> file_;
 };
 
+absl::Status Cancelled() {
+  return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
+}
+
 absl::Status Lost(const internal::Committed& outcome) {
   const bool pending = outcome.staging().commit_pending();
   return MakeError(Reason::kWorkerDied,
@@ -108,6 +79,7 @@ void ReportTo(Operation& operation, const internal::WorkerProgress& progress) {
 using Outcome = std::optional<absl::StatusOr<internal::Committed>>;
 
 Outcome AskToCommit(Operation& operation, WorkerLink& worker, const v1::CommitOptions& options) {
+  if (operation.cancelled()) return Cancelled();  // perhaps before all had heard of it
   internal::FrontToWorker request;
   request.mutable_commit()->set_commit_id(operation.id());
   request.mutable_commit()->set_append(options.append());
@@ -170,7 +142,8 @@ Outcome Attempt(const Tools& tools, Operation& operation, const MountView& view,
   if (ChangesWholeFile(view.mount, options)) {
     if (absl::Status alone = seat.Begin(); !alone.ok()) return alone;
   }
-  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id());
+  Announcement announcement(tools.registry.OthersOf(view.file, view.mount.mount_id()), operation.id(),
+                            operation.cancel_token());
   libmount::TestSeam("front-committing", [&operation] { return operation.cancelled(); });
   Outcome done = ask(operation, *view.worker, options);
   if (!done.has_value()) return done;
@@ -246,7 +219,7 @@ absl::StatusOr<internal::Committed> CommitOccupied(const Tools& tools, Operation
   }
   operation.Report({Phase::kWaiting, 0, 0});
   std::unique_ptr<FileLocks::Holder> turn = tools.file_locks.Lock(view.file, operation.cancel_token());
-  if (turn == nullptr) return MakeError(Reason::kCancelled, "the commit was cancelled; the image file is as it was");
+  if (turn == nullptr) return Cancelled();
   return *Attempt(tools, operation, view, options, wait_for_replacement, AskToCommit);
 }
 

@@ -73,7 +73,8 @@ inline constexpr absl::Duration kSnapshotInterval = absl::Milliseconds(100);
 inline constexpr absl::Duration kWorkerSilence = absl::Seconds(120);
 // A commit syncs what it has written, which a slow disk may take long for without a sign.
 inline constexpr absl::Duration kCommitSilence = absl::Minutes(30);
-// For a worker to say that it takes notice of another's commit; one that does not is left to its own judgement.
+// For workers to say that they take notice of another's commit, all together; who does not is left to his own
+// judgement.
 inline constexpr absl::Duration kNoticeDeadline = absl::Seconds(5);
 // For the replacement of a worker that died to be there and to tell what became of a commit.
 inline constexpr absl::Duration kReplacementDeadline = absl::Seconds(60);

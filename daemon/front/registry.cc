@@ -34,6 +34,12 @@ void SetStagingFields(const internal::StagingState& staging, v1::Mount* mount) {
   mount->set_commit_pending(staging.commit_pending());
 }
 
+void SetCommittedFields(const internal::Committed& committed, v1::Mount* mount) {
+  mount->set_image_index(committed.image_index());
+  if (!committed.image_name().empty()) mount->set_image_name(BoundedText(committed.image_name(), kMaxWorkerTextBytes));
+  SetStagingFields(committed.staging(), mount);
+}
+
 std::string RecordOf(const v1::Mount& mount, const std::vector<ImageFile>& parents) {
   internal::RegistryRecord record;
   record.set_mount(mount.SerializeAsString());

@@ -238,6 +238,8 @@ class MountRegistry {
 
 // What a mount says of its staged edits.
 void SetStagingFields(const internal::StagingState& staging, v1::Mount* mount);
+// And of the image that it shows after a commit.
+void SetCommittedFields(const internal::Committed& committed, v1::Mount* mount);
 
 // The answer wherever there is no such mount, or it is somebody else's: the two must look the same.
 absl::Status NotMounted(const std::string& path_or_id);

@@ -133,11 +133,7 @@ void MountRegistry::EndCommit(const std::string& mount_id, const internal::Commi
     Entry& entry = place->second;
     if (entry.state == State::kCommitting) entry.state = State::kMounted;
     if (done != nullptr) {
-      entry.mount.set_image_index(done->image_index());
-      if (!done->image_name().empty()) {
-        entry.mount.set_image_name(BoundedText(done->image_name(), kMaxWorkerTextBytes));
-      }
-      SetStagingFields(done->staging(), &entry.mount);
+      SetCommittedFields(*done, &entry.mount);
       Queue(entry, v1::MOUNT_EVENT_CHANGED, &notices);
     }
     if (entry.gone) gone_slot = entry.slot;

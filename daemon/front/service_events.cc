@@ -3,6 +3,8 @@
 // What the broker tells the service, and the service's stop.
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -115,6 +117,7 @@ void Service::Stop(absl::Duration grace) {
                        [](const auto& op) { return op->snapshot()->kind() == v1::OPERATION_KIND_MOUNT; });
   };
   std::vector<MountView> left;
+  std::set<std::string> told;
   while (true) {
     bool making = is_making();  // before the list: a mount past its point of no return gets into it
     left = Served();
@@ -122,7 +125,11 @@ void Service::Stop(absl::Duration grace) {
     if (left.empty() && !making) break;
     for (const MountView& view : left) {
       if (absl::Now() >= deadline) break;
-      RunUnmount(tools(), view.mount.mount_id(), late, LogContext{}, Edits::kKeep).IgnoreError();
+      const std::string& id = view.mount.mount_id();
+      absl::Status unmounted = RunUnmount(tools(), id, late, LogContext{}, Edits::kKeep);
+      if (unmounted.ok() || !told.insert(id).second) continue;
+      libmount::Log(Severity::kInfo, LogContext{"", id, view.mount.owner_uid()},
+                    absl::StrCat("not unmounted yet: ", std::string(unmounted.message())));
     }
     left = Served();
     if ((left.empty() && !is_making()) || absl::Now() >= deadline) break;

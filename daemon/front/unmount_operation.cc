@@ -124,6 +124,8 @@ absl::Status BringBack(const Tools& tools, Operation& operation, const Caller& c
   absl::Status remounted = RunRemount(tools, remount, caller, view, *std::move(seat), &last_commit);
   if (remounted.ok() && last_commit.commit_id() == operation.id() && last_commit.done()) {
     // Its process died when all was done but the telling.
+    SetCommittedFields(last_commit, &view.mount);
+    operation.SetMount(view.mount);
     CancelToken never;
     return RunUnmount(tools, mount_id, never, operation.log_context(), Edits::kDiscard);
   }
@@ -195,7 +197,10 @@ absl::Status RunUnmount(const Tools& tools, absl::StatusOr<MountView> view, cons
   // NOT_MOUNTED: somebody else's umount was faster.
   if (!unmounted.ok() && libmount::ReasonOf(unmounted) != Reason::kNotMounted) {
     tools.registry.EndUnmount(mount_id, /*removed=*/false);
-    libmount::Log(Severity::kInfo, context, absl::StrCat("not unmounted: ", std::string(unmounted.message())));
+    // The service's stop tries again and again, and tells of it itself.
+    if (edits == Edits::kDiscard) {
+      libmount::Log(Severity::kInfo, context, absl::StrCat("not unmounted: ", std::string(unmounted.message())));
+    }
     return unmounted;
   }
   EndSlot(tools, *view, edits);
@@ -244,7 +249,11 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
   if (done.ok()) {
     EndSlot(tools, *view, Edits::kDiscard);
     tools.registry.EndUnmount(mount_id, /*removed=*/true);
-    libmount::Log(Severity::kInfo, operation.log_context(), absl::StrCat("committed ", view->mount.mount_path()));
+    SetCommittedFields(*done, &view->mount);
+    operation.SetMount(view->mount);
+    libmount::Log(Severity::kInfo, operation.log_context(),
+                  absl::StrCat("committed ", view->mount.mount_path(), " as image ", done->image_index(), " of ",
+                               view->mount.image_path()));
     return absl::OkStatus();
   }
   RenewCommitPending(tools, &*view);

@@ -108,6 +108,30 @@ absl::StatusOr<WorkerToFront> WorkerLink::CallAndWait(internal::FrontToWorker re
   return cancelled && !to_the_end ? Cancelled() : Silent(silence);
 }
 
+uint64_t WorkerLink::Ask(internal::FrontToWorker request, std::function<void()> on_end) {
+  absl::MutexLock lock(&mutex_);
+  const uint64_t id = ++last_id_;
+  request.set_request_id(id);
+  if (state_.ok() && channel_.SendNow(request).ok()) {
+    asked_[id] = std::move(on_end);
+  } else {
+    on_end();
+  }
+  return id;
+}
+
+bool WorkerLink::Forget(uint64_t ask, bool overdue) {
+  absl::MutexLock lock(&mutex_);
+  if (asked_.erase(ask) == 0) return false;
+  if (overdue) overdue_ = ask;
+  return true;
+}
+
+bool WorkerLink::mute() {
+  absl::MutexLock lock(&mutex_);
+  return overdue_ != 0;
+}
+
 absl::Status WorkerLink::AwaitServing(CancelToken& cancel, absl::Duration patience) {
   bool cancelled = false;
   CancelToken::Subscription wake(cancel, [this, &cancelled] {
@@ -173,6 +197,8 @@ void WorkerLink::Close() {
       pending->answer = state_;
     }
     pending_.clear();
+    for (auto& [id, on_end] : asked_) on_end();
+    asked_.clear();
   }
   if (watch != 0) loop_.Remove(watch);
 }
@@ -231,6 +257,12 @@ void WorkerLink::HandleAnswer(WorkerToFront& message) {
     ++stats_count_;
     if (message.has_stats()) stats_ = message.stats();
     changed_.SignalAll();
+    return;
+  }
+  if (message.request_id() == overdue_) overdue_ = 0;
+  if (auto asked = asked_.find(message.request_id()); asked != asked_.end()) {
+    asked->second();
+    asked_.erase(asked);
     return;
   }
   auto place = pending_.find(message.request_id());

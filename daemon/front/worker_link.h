@@ -49,6 +49,15 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   absl::StatusOr<internal::WorkerToFront> CallToTheEnd(internal::FrontToWorker request, CancelToken& cancel,
                                                        absl::Duration silence, ProgressHandler on_progress = nullptr);
 
+  // Sends a request and waits for nothing. `on_end` is called once: when it is answered or never will be, perhaps
+  // before this returns; under the link's lock, so that it may only wake others. The result is for Forget.
+  uint64_t Ask(internal::FrontToWorker request, std::function<void()> on_end);
+  // `on_end` is not called any more. `overdue`: if it was not yet, the worker has had time enough, and is mute until it
+  // answers. The result: it was not.
+  bool Forget(uint64_t ask, bool overdue);
+  // It is stopped, or hangs: waiting for it is likely to be in vain.
+  bool mute();
+
   // Waits until the worker serves the kernel; errors as above.
   absl::Status AwaitServing(CancelToken& cancel, absl::Duration deadline);
 
@@ -98,6 +107,8 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   // From the time on: no late answer to a front before this one can be taken for one to a request of this one's.
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = static_cast<uint64_t>(absl::GetCurrentTimeNanos());
   std::map<uint64_t, Pending*> pending_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::function<void()>> asked_ ABSL_GUARDED_BY(mutex_);
+  uint64_t overdue_ ABSL_GUARDED_BY(mutex_) = 0;        // the newest request that is; 0: none
   uint64_t stats_request_ ABSL_GUARDED_BY(mutex_) = 0;  // outstanding; 0: none
   uint64_t stats_count_ ABSL_GUARDED_BY(mutex_) = 0;
   internal::WorkerStats stats_ ABSL_GUARDED_BY(mutex_);

@@ -2,7 +2,7 @@
 //
 // dismd-worker: serves one mount. Started by dismd only, with descriptors for everything that it may touch (sandbox.h).
 //
-//   dismd-worker --mount-id=ID --operation-id=ID
+//   dismd-worker --mount-id=ID --operation-id=ID [--adoptable]
 
 #include <malloc.h>
 #include <stdlib.h>
@@ -34,12 +34,13 @@ using libmount::UniqueFd;
 // Each further heap costs its own free memory; the threads of a worker seldom allocate at once.
 constexpr int kHeaps = 2;
 
-libmount::LogContext ParseArguments(int argc, char** argv) {
+libmount::LogContext ParseArguments(int argc, char** argv, bool* adoptable) {
   constexpr std::string_view kMountId = "--mount-id=", kOperationId = "--operation-id=";
   libmount::LogContext log;
   log.uid = getuid();
   for (int i = 1; i < argc; ++i) {
     std::string_view argument = argv[i];
+    if (argument == "--adoptable") *adoptable = true;
     if (argument.starts_with(kMountId)) log.mount_id = argument.substr(kMountId.size());
     if (argument.starts_with(kOperationId)) log.operation_id = argument.substr(kOperationId.size());
   }
@@ -57,7 +58,8 @@ int Main(int argc, char** argv) {
   // Debian's Abseil looks for cycles of locks at every Lock: right for tests, too dear for each request of a mount.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
-  libmount::LogContext log = ParseArguments(argc, argv);
+  bool adoptable = false;
+  libmount::LogContext log = ParseArguments(argc, argv, &adoptable);
   bool with_staging = false;
   absl::Status checked = dismd::CheckDescriptors(&with_staging);
   libmount::InitLogging("worker");  // behind the check, which closes what it does not know
@@ -78,7 +80,7 @@ int Main(int argc, char** argv) {
   // Never destroyed: a thread may be waiting for a file system that does not answer, and the process can end without
   // it.
   auto* worker = new dismd::Worker(std::move(options));
-  if (absl::Status status = dismd::EnterSandbox(with_staging); !status.ok()) return Fail(log, status);
+  if (absl::Status status = dismd::EnterSandbox(with_staging, adoptable); !status.ok()) return Fail(log, status);
   if (absl::Status status = worker->Run(); !status.ok()) return Fail(log, status);
   return EXIT_SUCCESS;
 }

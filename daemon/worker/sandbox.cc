@@ -75,6 +75,23 @@ absl::Status Limit(__rlimit_resource resource, rlim_t value) {
   return absl::OkStatus();
 }
 
+// Other processes of the same uid can then neither trace the worker nor take its descriptors (the socket to the broker
+// among them). Root can.
+absl::Status Hide() {
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_DUMPABLE");
+  return absl::OkStatus();
+}
+
+// Where broker and worker run as one user and without root, what hides the worker hides it from the next broker as
+// well. That user's programs gain nothing by it that they could not do to the broker; and other workers can trace
+// nobody.
+absl::Status LetBeAdopted() {
+  // Yama, where the system has it, allows none but ancestors: a broker after one that was killed is none.
+  prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+  if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_DUMPABLE");
+  return absl::OkStatus();
+}
+
 absl::Status SetLimits() {
   // RLIMIT_NPROC counts the processes of the uid, not of this one, and would fail on a busy user: the system call
   // filter bounds what may be cloned instead. RLIMIT_FSIZE would hit the log.
@@ -114,16 +131,15 @@ absl::Status CheckDescriptors(bool* with_staging) {
   return absl::OkStatus();
 }
 
-absl::Status EnterSandbox(bool with_staging) {
+absl::Status EnterSandbox(bool with_staging, bool adoptable) {
   umask(0077);
   if (chdir("/") != 0) return absl::ErrnoToStatus(errno, "chdir");
   // Huge pages would make every half-used buffer resident as a whole.
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   if (absl::Status status = SetLimits(); !status.ok()) return status;
   if (absl::Status status = DropCapabilities(); !status.ok()) return status;
-  // Last of the process's attributes, since a change of credentials sets it anew: other processes of the same uid can
-  // then neither trace the worker nor take its descriptors (the socket to the broker among them).
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_DUMPABLE");
+  // Last of the process's attributes, since a change of credentials sets it anew.
+  if (absl::Status status = adoptable ? LetBeAdopted() : Hide(); !status.ok()) return status;
   if (with_staging) {
     if (absl::Status status = ConfineToDirectory(kStagingFd); !status.ok()) return status;
   }

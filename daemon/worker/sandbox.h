@@ -28,8 +28,9 @@ inline constexpr int kStagingFd = 7;  // a directory; of a read-write mount
 absl::Status CheckDescriptors(bool* with_staging);
 
 // Drops capabilities and every way to gain any, sets limits, and filters system calls. With a staging directory files
-// beneath it can be opened, made, renamed and removed, and nothing else.
-absl::Status EnterSandbox(bool with_staging = false);
+// beneath it can be opened, made, renamed and removed, and nothing else. `adoptable`: a broker of the same uid, which
+// has no other right to, can take descriptors out of this process.
+absl::Status EnterSandbox(bool with_staging = false, bool adoptable = false);
 
 // The parts of EnterSandbox that the kernel enforces: for all threads made from now on too.
 absl::Status FilterSystemCalls(bool with_staging = false);

@@ -125,6 +125,8 @@ class Catalog {
   uint64_t last_change() const { return last_change_; }
   uint64_t committed_change() const { return committed_change_; }
   uint64_t staged_bytes() const { return staged_bytes_; }
+  // Files and directories made, changed, renamed or removed since the last commit.
+  size_t changed_count() const { return changed_.size(); }
   // Nodes without names that are still here.
   const absl::flat_hash_set<NodeId>& orphans() const { return orphans_; }
 
@@ -136,6 +138,8 @@ class Catalog {
   bool CanHold(NodeId directory) const;
   void FindParents() const;
 
+  void NoteChanged(NodeId file);
+  void NoteCommitted();
   bool ApplyOne(Edit edit, EditReader& reader);
   bool ApplyNewNode(EditReader& reader);
   bool ApplyMeta(EditReader& reader);
@@ -177,6 +181,13 @@ class Catalog {
   uint64_t last_change_ = 0;
   uint64_t committed_change_ = 0;
   uint64_t staged_bytes_ = 0;
+
+  struct Changed {
+    uint64_t last = 0;  // number of the change
+    uint64_t made = 0;  // of the one that made it; 0: it was there at the last commit
+  };
+  absl::flat_hash_map<NodeId, Changed> changed_;  // since the last commit
+  bool counts_ = false;                           // what is applied is a change, and no record of what was
 };
 
 // The fields of `node` that `mask` names, as a kMeta edit, behind what the log needs to understand it.

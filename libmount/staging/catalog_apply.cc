@@ -21,6 +21,7 @@ bool IsInFile(uint64_t offset, uint64_t length) { return offset <= kMaxFileSize 
 }  // namespace
 
 bool Catalog::Apply(std::string_view edits, uint64_t number) {
+  counts_ = number != last_change_;
   last_change_ = number;
   EditReader reader(edits);
   while (!reader.AtEnd()) {
@@ -28,6 +29,17 @@ bool Catalog::Apply(std::string_view edits, uint64_t number) {
     if (!ApplyOne(edit, reader) || !reader.ok()) return false;
   }
   return reader.ok();
+}
+
+void Catalog::NoteChanged(NodeId file) {
+  if (counts_) changed_[file].last = last_change_;
+}
+
+void Catalog::NoteCommitted() {
+  absl::erase_if(changed_, [this](const auto& entry) { return entry.second.last <= committed_change_; });
+  for (auto& [file, changed] : changed_) {
+    if (changed.made <= committed_change_) changed.made = 0;
+  }
 }
 
 bool Catalog::ApplyOne(Edit edit, EditReader& reader) {
@@ -42,6 +54,7 @@ bool Catalog::ApplyOne(Edit edit, EditReader& reader) {
       const std::string_view name = reader.Text();
       if (directory == nullptr || directory->At(cookie) == nullptr || (!name.empty() && !IsShowable(name)))
         return false;
+      NoteChanged(directory->At(cookie)->node);
       directory->SetShortName(cookie, name);
       return true;
     }
@@ -71,7 +84,10 @@ bool Catalog::ApplyOne(Edit edit, EditReader& reader) {
       logged_security_.Add(Intern(bytes));
       return true;
     }
-    case Edit::kCommitted: committed_change_ = reader.Number(); return committed_change_ <= last_change_;
+    case Edit::kCommitted:
+      committed_change_ = reader.Number();
+      NoteCommitted();
+      return committed_change_ <= last_change_;
     default: return ApplyDumped(edit, reader);
   }
 }
@@ -99,6 +115,8 @@ bool Catalog::ApplyNewNode(EditReader& reader) {
   }
   nodes_.emplace(id, std::move(node));
   orphans_.insert(id);
+  NoteChanged(id);
+  if (counts_) changed_[id].made = last_change_;
   return true;
 }
 
@@ -119,6 +137,7 @@ bool Catalog::ApplyMeta(EditReader& reader) {
   const uint32_t mask = reader.Number32();
   Node* node = Change(id);
   if (node == nullptr) return false;
+  NoteChanged(id);
   const bool was_directory = node->is_directory();
   if (mask & kMetaAttributes) node->attributes = reader.Number32();
   if (mask & kMetaCreationTime) node->creation_time = reader.Number();
@@ -200,6 +219,7 @@ bool Catalog::ApplyAddName(EditReader& reader) {
   }
   entries->Add(cookie, {std::string(name), std::string(short_name), id});
   orphans_.erase(id);
+  NoteChanged(id);
   return true;
 }
 
@@ -212,6 +232,7 @@ bool Catalog::ApplyRemoveName(EditReader& reader) {
   const NodeId id = item->node;
   Node* node = Change(id);
   if (node == nullptr) return false;
+  NoteChanged(id);
   entries->Remove(cookie);
   if (node->is_directory()) {
     Node* parent = Change(directory);
@@ -240,6 +261,7 @@ bool Catalog::ApplyStream(Edit edit, EditReader& reader) {
   const NodeId id = reader.Number();
   Node* node = Change(file);
   if (node == nullptr) return false;
+  NoteChanged(file);
   if (edit == Edit::kNewStream) {
     const std::string_view name = reader.Text();
     if (name.empty() || !TakeId(id)) return false;
@@ -334,6 +356,9 @@ bool Catalog::ApplyDropNode(NodeId file) {
   nodes_.erase(file);
   directories_.erase(file);
   if (file < kFirstNewNode) gone_.insert(file);
+  // One that no commit has had was never there.
+  if (auto changed = changed_.find(file); changed != changed_.end() && changed->second.made != 0)
+    changed_.erase(changed);
   return true;
 }
 

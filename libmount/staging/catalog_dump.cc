@@ -59,6 +59,10 @@ SecurityTable Catalog::Dump(absl::FunctionRef<void(std::string_view edits)> visi
     edits.Op(Edit::kGone).Number(id);
     end_edit(kDumpRecordSize);
   }
+  for (const auto& [id, changed] : changed_) {
+    edits.Op(Edit::kChanged).Number(id).Number(changed.last).Number(changed.made);
+    end_edit(kDumpRecordSize);
+  }
   for (const auto& [id, node] : nodes_) {
     edits.Op(Edit::kNode).Number(id).Number(node->parent).Number(node->link_count).Number(node->attributes);
     edits.Number(node->reparse_tag).Number(node->reparse_reserved).Number(node->reparse_size).Hash(node->reparse_hash);
@@ -109,6 +113,12 @@ bool Catalog::ApplyDumped(Edit edit, EditReader& reader) {
       if (id == kRootNode || id >= kFirstNewNode) return false;
       gone_.insert(id);
       return true;
+    }
+    case Edit::kChanged: {
+      const NodeId id = reader.Number();
+      const uint64_t last = reader.Number();
+      changed_[id] = {last, reader.Number()};
+      return last <= last_change_;
     }
     case Edit::kNode: return ApplyDumpedNode(reader);
     case Edit::kStream: return ApplyDumpedStream(reader);

@@ -43,6 +43,7 @@ enum class Edit : uint8_t {
   kEntry = 21,      // as kAddName, without consequences
   kStream = 22,     // file, stream, name, size, hash, blob size, how much of it is used; kData and kZeros follow
   kZeros = 23,      // file, stream, offset, length: an extent that hides the base
+  kChanged = 25,    // node, number of its last change, of the one that made it: after the last commit (0: before)
   // In any log:
   kMoved = 24,  // file, stream, hash, size: what shows the blob shows this one, which has the same bytes there
 };

@@ -362,7 +362,7 @@ StagedTree::Stats StagedTreeImpl::GetStats() const {
   Stats stats;
   stats.staged_bytes = catalog_.staged_bytes();
   stats.log_bytes = log_->size();
-  stats.changed_nodes = catalog_.nodes().size();
+  stats.changed_nodes = catalog_.changed_count();
   return stats;
 }
 

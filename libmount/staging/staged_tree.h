@@ -66,8 +66,8 @@ class StagedTree : public WritableTree {
   virtual void AbandonCommit() = 0;
 
   // For a commit that writes the image file anew: that one has only blobs that the image names then (and those that the
-  // snapshot holds). A stream that is an old blob with changes over it shows, where it shows the blob, the same bytes as
-  // the blob that the snapshot of it became.
+  // snapshot holds). A stream that is an old blob with changes over it shows, where it shows the blob, the same bytes
+  // as the blob that the snapshot of it became.
   struct MovedBlob {
     NodeId file = 0;
     NodeId stream = 0;  // 0: the unnamed one
@@ -86,7 +86,7 @@ class StagedTree : public WritableTree {
   struct Stats {
     uint64_t staged_bytes = 0;  // of data that live in staging
     uint64_t log_bytes = 0;
-    uint64_t changed_nodes = 0;
+    uint64_t changed_nodes = 0;  // files and directories, since the last commit
   };
   virtual Stats GetStats() const = 0;
 };

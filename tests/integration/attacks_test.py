@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import processes
@@ -170,6 +171,34 @@ class DeadWorkerTest(ServiceTestCase):
             self.assertIn(failure.reason, ("MOUNT_BUSY", "WORKER_DIED"))
             os.kill(worker, signal.SIGCONT)
             self.client.unmount(root)
+        self.assert_nothing_left(root)
+
+    def test_stopped_workers_hold_up_nobody_elses_commits(self):
+        """Whoever may read a file can have mounts of it, and stop their processes. Its owner's commits wait once."""
+        count = 4  # one after the other, before and after the commit, they would take 40 s
+        wim = self.own_image("small.wim", OWNER)
+        root = self.mount_point(uid=OWNER)
+        others = [self.mount_point(f"other{i}", OTHER) for i in range(count)]
+        with Caller(self.service.address, OWNER) as owner, Caller(self.service.address, OTHER) as other:
+            owner.mount(wim, root, read_only=False)
+            workers = [other.mount(wim, path)["worker_pid"] for path in others]
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)
+            begin = time.monotonic()
+            for word in ("first", "second"):
+                self.assertEqual(owner.run("sh", "-c", f'echo {word} > "$0"', root + "/new").returncode, 0)
+                owner.commit(root)
+            self.assertLess(time.monotonic() - begin, 20)
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+            # They have heard of it when they go on: the file is not what others changed.
+            for path in others:
+                for _ in range(2):  # answered behind what they were told before (once there may be an older question)
+                    other.get_mount(path)
+                self.assertEqual(other.run("cat", path + "/one.txt").stdout, b"one\n")
+                self.assertEqual(other.get_mount(path)["status"], "MOUNT_STATUS_OK")
+                other.unmount(path)
+            owner.unmount(root)
         self.assert_nothing_left(root)
 
     def test_killed_front(self):

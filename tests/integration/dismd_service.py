@@ -63,10 +63,10 @@ class Service:
                 [os.path.join(self.bin, "dismd"), "--socket", self.socket, "--state-dir", self.state, *self.arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 env={**os.environ, **self.environment}, **options)
-        wait_until(self._ready, START_SECONDS, "the service to serve")
+        wait_until(self.ready, START_SECONDS, "the service to serve")
         return self
 
-    def _ready(self):
+    def ready(self):
         if self.process.poll() is not None:
             raise AssertionError(f"dismd ended with {self.process.returncode}\n{self.end_of_log()}")
         if not os.path.exists(self.socket):

@@ -150,9 +150,12 @@ class EditTest(ReadWriteTestCase):
         self.assertEqual(read(f"{self.applied(2)}/two.bin"), b"changed")
         self.assert_edited(self.root, "first")
         size = os.path.getsize(self.wim)
+        mount = self.client.get_mount(self.root)
+        self.assertEqual((mount.get("has_changes"), mount.get("changed_files")), (None, None))  # neither is said
         self.commit()  # nothing was changed since
         self.assertEqual(os.path.getsize(self.wim), size)
         write(f"{self.root}/one.txt", b"second")
+        self.assertEqual(int(self.client.get_mount(self.root)["changed_files"]), 1)
         self.unmount("DISCARD")
         self.assertEqual(read(f"{self.applied()}/one.txt"), b"first")
 

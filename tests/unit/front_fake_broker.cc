@@ -44,6 +44,9 @@ const char* NameOf(const FrontToWorker& request) {
     case FrontToWorker::kSetCacheBudget: return "budget";
     case FrontToWorker::kGetStats: return "stats";
     case FrontToWorker::kCheckIntegrity: return "check";
+    case FrontToWorker::kCommit: return "commit";
+    case FrontToWorker::kSuspendImageChecks: return "suspend";
+    case FrontToWorker::kRenewImageState: return "renew";
     default: return "other";
   }
 }
@@ -306,6 +309,15 @@ void FakeBroker::AnswerWorkerRequest(FakeWorker& worker, const FrontToWorker& re
         disk->mutable_partitions(0)->set_is_default(true);
       }
       break;
+    case FrontToWorker::kOpenStaging: answer.mutable_staging_opened(); break;
+    case FrontToWorker::kCommit:
+      *answer.mutable_committed() = committed;
+      answer.mutable_committed()->set_commit_id(request.commit().commit_id());
+      answer.mutable_committed()->set_done(true);
+      break;
+    case FrontToWorker::kSuspendImageChecks:
+    case FrontToWorker::kRenewImageState:
+    case FrontToWorker::kHoldAfterUnmount: break;
     case FrontToWorker::kGetStats: answer.mutable_stats()->set_requests(42); break;
     case FrontToWorker::kSetCacheBudget: {
       absl::MutexLock lock(&mutex_);

@@ -25,7 +25,8 @@
 namespace dismd {
 
 // The names of requests, for Hold, WaitFor and journal: "inspect", "resolve", "start", "create", "attach", "unmount",
-// "release", "closed", "ready", "stop-done", "abandon"; of a worker's: "open", "check", "info", "stats", "budget".
+// "release", "closed", "ready", "stop-done", "abandon"; of a worker's: "open", "check", "info", "stats", "budget",
+// "commit", "suspend", "renew".
 class FakeBroker {
  public:
   FakeBroker();
@@ -52,6 +53,7 @@ class FakeBroker {
   internal::ImageOpened opened;
   libmount::Reason open_error = libmount::Reason::kUnspecified;
   libmount::Reason check_error = libmount::Reason::kUnspecified;
+  internal::Committed committed;  // what a commit came to
   bool marks_serving = true;
   std::set<std::string> failing;  // requests that are answered with OUT_OF_RESOURCES
   static internal::PathFacts GoodFacts(const internal::InspectPaths& paths);

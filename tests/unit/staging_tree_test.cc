@@ -483,6 +483,63 @@ TEST_F(StagedTreeTest, ACommitTakesWhatWasThereAndLeavesWhatCameAfter) {
   EXPECT_FALSE(tree_->has_changes());
 }
 
+TEST_F(StagedTreeTest, CountsWhatChangedSinceTheLastCommit) {
+  const auto changed = [this] { return tree_->GetStats().changed_nodes; };
+  // Each state is also what the log says, as it was written and written anew.
+  const auto expect = [&](uint64_t count, const char* why) {
+    EXPECT_EQ(changed(), count) << why;
+    Reopen(/*resumed=*/true);
+    EXPECT_EQ(changed(), count) << why << ", from the log";
+    ASSERT_TRUE(tree_->PrepareMove().ok());
+    EXPECT_EQ(changed(), count) << why << ", after a new log was written";
+    Reopen(/*resumed=*/true);
+    EXPECT_EQ(changed(), count) << why << ", from the new log";
+  };
+  const auto commit = [&](const std::vector<StoredFile>& stored) {
+    ASSERT_TRUE(tree_->Snapshot().ok());
+    ASSERT_TRUE(tree_->FinishCommit(stored).ok());
+  };
+  EXPECT_EQ(changed(), 0u);
+  ASSERT_TRUE(tree_->Lookup(docs_, "readme.TXT").ok());
+  EXPECT_EQ(Content(*tree_, readme_), "read me first");
+  EXPECT_EQ(changed(), 0u) << "looking changes nothing";
+
+  const NodeId made = Make(docs_, "made", "some data");
+  ASSERT_TRUE(tree_->Write({}, made, 4, Bytes("more")).ok());
+  expect(2, "a file, and the directory that it is in");
+  ASSERT_TRUE(tree_->Write({}, stream_, 0, Bytes("A")).ok());
+  expect(3, "a stream is its file's");
+  ASSERT_EQ(tree_->Unlink({}, kRootNode, "big.bin"), 0);
+  expect(5, "a file that is no more, and the root");
+  ASSERT_NE(Make(docs_, "temp", "data"), 0u);
+  expect(6, "a file for some time");
+  ASSERT_EQ(tree_->Unlink({}, docs_, "temp"), 0);
+  Reopen();
+  expect(5, "which came and went");
+
+  commit({{made, {image_.AddBlob("somemoreata")}, {}}, {readme_, {{}, image_.AddBlob("A note")}, {}}});
+  EXPECT_FALSE(tree_->has_changes());
+  expect(0, "all is committed");
+
+  ASSERT_EQ(tree_->Rename({}, docs_, "made", docs_, "renamed", 0), 0);
+  expect(2, "a file by another name, and its directory");
+  ASSERT_EQ(tree_->Unlink({}, docs_, "renamed"), 0);
+  Reopen();
+  expect(2, "one that the commit had is no more");
+
+  // What changes while a commit is at work is not in it.
+  ASSERT_TRUE(tree_->Snapshot().ok());
+  ASSERT_TRUE(tree_->Write({}, readme_, 0, Bytes("R")).ok());
+  ASSERT_TRUE(tree_->FinishCommit({}).ok());
+  EXPECT_TRUE(tree_->has_changes());
+  expect(1, "only what came after");
+  ASSERT_TRUE(tree_->Snapshot().ok());
+  tree_->AbandonCommit();
+  expect(1, "nothing was committed");
+  commit({{readme_, {image_.AddBlob("Read me first"), {}}, {}}});
+  expect(0, "everything is");
+}
+
 // The image as a file written anew has it: without the blobs that no image names any more.
 class RebuiltImage final : public TestImage {
  public:
