@@ -52,8 +52,10 @@ void FrontProcess::Start() {
       [this](const google::protobuf::MessageLite& message, std::vector<UniqueFd>) {
         events_.message(static_cast<const internal::FrontToBroker&>(message));
       },
-      // A front that cannot be talked to is of no use, dead or alive.
-      [this](absl::Status) { process_.Signal(SIGKILL); });
+      // A front that cannot be talked to is of no use, dead or alive. One that is done closes its socket when it ends.
+      [this](const absl::Status& status) {
+        if (!last_ || !status.ok()) process_.Signal(SIGKILL);
+      });
   events_.started();
 }
 
