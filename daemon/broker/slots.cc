@@ -341,7 +341,7 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
   Log(Severity::kInfo, ContextOf(*slot),
       absl::StrCat("mounted ", slot->record.image_path(), " at ", slot->record.mount_path()));
   reply(BrokerReply(), {});
-  PrepareWorker();  // now that whoever waits for this mount does not wait for that
+  PrepareWorker();
 }
 
 }  // namespace dismd

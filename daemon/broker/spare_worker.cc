@@ -15,7 +15,14 @@ using libmount::Log;
 using libmount::Severity;
 
 void SpareWorker::Prepare() {
-  if (process_.running()) return;
+  if (process_.running() || timer_.has_value()) return;
+  timer_ = loop_->After(kSpareWorkerDelay, [this] {
+    timer_.reset();
+    Start();
+  });
+}
+
+void SpareWorker::Start() {
   auto pair = Channel::CreatePair();
   ProgramStart start;
   start.path = program_;
@@ -49,6 +56,7 @@ Process SpareWorker::Become(const ProgramStart& start) {
 }
 
 void SpareWorker::Dismiss() {
+  if (timer_.has_value()) loop_->Cancel(*std::exchange(timer_, std::nullopt));
   channel_.reset();
   process_.KillAndWait(loop_);
 }

@@ -16,7 +16,9 @@
 #ifndef DAEMON_BROKER_SPARE_WORKER_H_
 #define DAEMON_BROKER_SPARE_WORKER_H_
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "daemon/broker/event_loop.h"
@@ -24,6 +26,10 @@
 #include "daemon/ipc/channel.h"
 
 namespace dismd {
+
+// Started at once it would take a core from the client that is just being told of its mount: where the kernel puts both
+// on one, that costs 3 ms.
+inline constexpr std::chrono::milliseconds kSpareWorkerDelay{20};
 
 class SpareWorker {
  public:
@@ -33,7 +39,7 @@ class SpareWorker {
   SpareWorker(const SpareWorker&) = delete;
   SpareWorker& operator=(const SpareWorker&) = delete;
 
-  // Starts one, unless there is one. That it could not be done is logged, and does no harm.
+  // Starts one after kSpareWorkerDelay, unless there is one. That it could not be done is logged, and does no harm.
   void Prepare();
 
   // Makes it the worker that `start` would start. Not running: there is none, start one.
@@ -43,8 +49,11 @@ class SpareWorker {
   void Dismiss();
 
  private:
+  void Start();
+
   EventLoop* const loop_;
   const std::string& program_;
+  std::optional<EventLoop::TimerId> timer_;
   Process process_;
   std::unique_ptr<Channel> channel_;
 };
