@@ -2,7 +2,10 @@
 
 #include "daemon/broker/spare_worker.h"
 
+#include <poll.h>
+
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/ipc/spare_arguments.h"
@@ -47,12 +50,21 @@ Process SpareWorker::Become(const ProgramStart& start) {
   message.set_gid(start.user.gid);
   message.mutable_groups()->Add(start.user.groups.begin(), start.user.groups.end());
   message.mutable_arguments()->Add(start.arguments.begin(), start.arguments.end());
-  if (absl::Status sent = channel_->SendNow(message, start.fds); !sent.ok()) {
-    Dismiss();  // it has died just now
+  if (!channel_->SendNow(message, start.fds).ok() || !IsTaken()) {
+    Dismiss();  // it has died just now, or does not get on
     return Process();
   }
-  channel_.reset();  // what was sent can still be read
+  channel_.reset();
   return process_.TakeOut(loop_);
+}
+
+bool SpareWorker::IsTaken() {
+  pollfd entry = {channel_->fd(), POLLIN, 0};
+  if (poll(&entry, 1, static_cast<int>(kSpareWorkerPatience.count())) != 1) return false;
+  internal::WorkerTaken taken;
+  std::vector<libmount::UniqueFd> fds;
+  absl::StatusOr<Channel::Received> received = channel_->Receive(&taken, &fds);
+  return received.ok() && *received == Channel::Received::kMessage;
 }
 
 void SpareWorker::Dismiss() {

@@ -8,8 +8,8 @@
 // user, with the three capabilities that this takes and no new privileges; no byte of an image or of a client's reaches
 // it before it has given them up.
 //
-// It ends when its socket closes, however the broker ends. Where there is none, or it has died, a worker is started
-// as if there were no spare ones.
+// It ends when its socket closes, however the broker ends. Where there is none, or it has died, or does not answer at
+// once, a worker is started as if there were no spare ones.
 //
 // Not thread-safe.
 
@@ -31,6 +31,9 @@ namespace dismd {
 // on one, that costs 3 ms.
 inline constexpr std::chrono::milliseconds kSpareWorkerDelay{20};
 
+// How long it may take to take what it is given: mostly a tenth of a millisecond. The broker stands still meanwhile.
+inline constexpr std::chrono::milliseconds kSpareWorkerPatience{250};
+
 class SpareWorker {
  public:
   // `program` outlives the object.
@@ -50,6 +53,8 @@ class SpareWorker {
 
  private:
   void Start();
+  // Whether it has taken what was sent.
+  bool IsTaken();
 
   EventLoop* const loop_;
   const std::string& program_;

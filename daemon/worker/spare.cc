@@ -51,7 +51,7 @@ absl::Status Await(internal::BecomeWorker* message, std::vector<UniqueFd>* fds) 
   absl::StatusOr<Channel::Received> received = channel.Receive(message, fds);
   if (!received.ok()) return received.status();
   if (*received != Channel::Received::kMessage) _exit(EXIT_SUCCESS);
-  return absl::OkStatus();
+  return channel.SendNow(internal::WorkerTaken());
 }
 
 }  // namespace

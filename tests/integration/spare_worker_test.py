@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The worker that waits to be needed: what it has, who it becomes, and that nothing depends on it."""
 
+import contextlib
 import os
 import signal
 import unittest
@@ -16,19 +17,37 @@ GROUPS = (4301, 4302)
 # What becoming a user takes.
 CAPABILITIES = 1 << 6 | 1 << 7 | 1 << 8  # CAP_SETGID, CAP_SETUID, CAP_SETPCAP
 MOUNTS = 10
+TRIES = 10
 
 
 class SpareWorkerTest(ServiceTestCase):
     def spare(self):
-        """The one that waits, once it does."""
-        return wait_until(lambda: next(iter(self.service.spare_workers()), None), 20, "a spare worker")
+        """The one that waits, once it does: it sleeps, and has closed what the loader opened."""
+
+        def waiting():
+            for pid in self.service.spare_workers():
+                with contextlib.suppress(OSError):
+                    if self.status(pid, "State")[0] == "S" and set(os.listdir(f"/proc/{pid}/fd")) == {"0", "1", "2", "3"}:
+                        return pid
+            return None
+
+        return wait_until(waiting, 20, "a spare worker")
 
     def status(self, pid, field):
-        return next(line.split(":", 1)[1].split() for line in processes.read(f"/proc/{pid}/status").splitlines()
-                    if line.startswith(field + ":"))
+        return next((line.split(":", 1)[1].split() for line in processes.read(f"/proc/{pid}/status").splitlines()
+                     if line.startswith(field + ":")), [""])
 
     def mount(self, caller, root, image="small.wim"):
         return caller.mount(self.image(image), root)["worker_pid"]
+
+    def mount_by_spare(self, caller, root):
+        """Its worker. A busy machine may keep one from answering in time: then it is not waited for."""
+        for _ in range(TRIES):
+            spare = self.spare()
+            if self.mount(caller, root) == spare:
+                return spare
+            caller.unmount(root)
+        return self.fail("no mount got the worker that waited")
 
     def test_it_holds_no_more_than_it_needs(self):
         spare = self.spare()
@@ -37,17 +56,11 @@ class SpareWorkerTest(ServiceTestCase):
             self.assertEqual(int(self.status(spare, kind)[0], 16), CAPABILITIES, kind)
         self.assertEqual(self.status(spare, "NoNewPrivs"), ["1"])
 
-        def waits():  # and has closed what the loader opened
-            return set(os.listdir(f"/proc/{spare}/fd")) == {"0", "1", "2", "3"}
-
-        wait_until(waits, 20, "the spare worker to hold its socket alone")
-
     def test_it_becomes_the_next_mounts(self):
         with Caller(self.service.address, OWNER, OWNER, GROUPS) as caller:
             for number in range(3):
-                spare = self.spare()
                 root = self.mount_point(f"root-{number}", uid=OWNER)
-                self.assertEqual(self.mount(caller, root), spare)
+                spare = self.mount_by_spare(caller, root)
                 self.assertEqual(set(self.status(spare, "Uid")), {str(OWNER)})
                 self.assertEqual(set(self.status(spare, "Gid")), {str(OWNER)})
                 self.assertEqual(set(self.status(spare, "Groups")), set(map(str, GROUPS)))
@@ -58,8 +71,7 @@ class SpareWorkerTest(ServiceTestCase):
                 self.assertEqual(processes.read(f"/proc/{spare}/cmdline").split("\0")[1], f"--mount-id={mount_id}")
 
     def test_one_of_roots_mounts_is_nobody(self):
-        spare = self.spare()
-        self.assertEqual(self.mount(self.client, self.mount_point()), spare)
+        spare = self.mount_by_spare(self.client, self.mount_point())
         self.assertEqual(set(self.status(spare, "Uid")), {"65522"})
         self.assertEqual(self.status(spare, "Groups"), [])
 
@@ -67,20 +79,24 @@ class SpareWorkerTest(ServiceTestCase):
         """More than fit into a packet of the socket."""
         groups = tuple(range(100_000, 120_000))
         with Caller(self.service.address, OWNER, OWNER, groups) as caller:
-            spare = self.spare()
             root = self.mount_point(uid=OWNER)
-            self.assertEqual(self.mount(caller, root), spare)
+            spare = self.mount_by_spare(caller, root)
             self.assertEqual(len(self.status(spare, "Groups")), len(groups))
             caller.unmount(root)
 
     def test_killed_ones_fail_no_mount(self):
+        """Dead or dying, whether the service has noticed or not."""
         for number in range(MOUNTS):
             spare = self.spare()
             os.kill(spare, signal.SIGKILL)
-            # Dead, whether the service has noticed or not.
-            wait_until(lambda gone=spare: gone not in self.service.spare_workers(), 20, "the spare worker to die")
             root = self.mount_point(f"root-{number}")
             self.assertNotEqual(self.mount(self.client, root), spare)
+
+    def test_one_that_stands_still_fails_no_mount(self):
+        spare = self.spare()
+        os.kill(spare, signal.SIGSTOP)
+        self.assertNotEqual(self.mount(self.client, self.mount_point()), spare)
+        self.assertFalse(os.path.exists(f"/proc/{spare}"))
 
     def test_after_an_error_there_is_one(self):
         spare = self.spare()
