@@ -75,13 +75,11 @@ absl::Status Broker::Start() {
   ProgramStart program;
   program.path = options_.front_program;
   if (options_.rootless) {
-    program.uid = geteuid();
-    program.gid = getegid();
+    program.user = {geteuid(), getegid(), {}};
   } else {
     absl::StatusOr<FrontUser> user = FindFrontUser(options_.front_user);
     if (!user.ok()) return user.status();
-    program.uid = user->uid;
-    program.gid = user->gid;
+    program.user = {user->uid, user->gid, {}};
   }
   front_ = std::make_unique<FrontProcess>(
       &loop_, std::move(program),
@@ -188,6 +186,7 @@ void Broker::OnReady() {
   });
   Log(Severity::kInfo, absl::StrCat("serving ", options_.socket_path, options_.rootless ? " without root" : ""));
   Notify(absl::StrCat("READY=1\nSTATUS=Serving ", options_.socket_path));
+  slots_->PrepareWorker();
 }
 
 Reply Broker::ReplyTo(uint64_t request_id) {

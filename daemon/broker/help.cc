@@ -16,8 +16,8 @@ WHAT IT DOES
   dismd serves a Unix socket, on which programs without privileges ask for images to be mounted: libdismapi, dismctl,
   and any gRPC client. It runs in the foreground until SIGTERM or SIGINT, and is three kinds of processes: this one,
   which alone is root and knows nothing of images or gRPC; dismd-front, which talks to the clients, as an unprivileged
-  user; and one dismd-worker for each mount, as the user who asked for it. A client is who the kernel says it is. Its
-  image and its mount point are opened with its own rights.
+  user; and one dismd-worker for each mount, as the user who asked for it (and one that waits for the next mount). A
+  client is who the kernel says it is. Its image and its mount point are opened with its own rights.
 
   Run by an ordinary user, dismd serves that user alone, and mounts through fusermount3.
 

@@ -3,9 +3,7 @@
 #include "daemon/broker/identity.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -62,27 +60,6 @@ absl::Status ReadGroups(int socket, internal::Identity* identity) {
   return absl::OkStatus();
 }
 
-absl::Status TakeIds(uint32_t uid, uint32_t gid, const internal::Identity& groups_of) {
-  std::vector<gid_t> groups(groups_of.groups().begin(), groups_of.groups().end());
-  if (setgroups(groups.size(), groups.data()) != 0) return absl::ErrnoToStatus(errno, "setgroups");
-  if (setresgid(gid, gid, gid) != 0) return absl::ErrnoToStatus(errno, "setresgid");
-  if (setresuid(uid, uid, uid) != 0) return absl::ErrnoToStatus(errno, "setresuid");
-  return absl::OkStatus();
-}
-
-absl::Status KeepOnly(std::initializer_list<cap_value_t> capabilities) {
-  cap_t set = cap_init();  // all clear
-  if (set == nullptr) return absl::ResourceExhaustedError("cap_init");
-  for (cap_value_t capability : capabilities) {
-    cap_set_flag(set, CAP_PERMITTED, 1, &capability, CAP_SET);
-    cap_set_flag(set, CAP_EFFECTIVE, 1, &capability, CAP_SET);
-  }
-  int result = cap_set_proc(set);
-  int error = errno;
-  cap_free(set);
-  return result == 0 ? absl::OkStatus() : absl::ErrnoToStatus(error, "cap_set_proc");
-}
-
 }  // namespace
 
 absl::StatusOr<Peer> IdentifyPeer(int socket) {
@@ -116,27 +93,12 @@ internal::Identity OwnIdentity() {
   return identity;
 }
 
-absl::Status BecomeUser(const internal::Identity& identity, std::initializer_list<cap_value_t> capabilities) {
-  if (geteuid() != 0) return absl::OkStatus();  // rootless: we are that user, and have nothing to drop
-  // All three uids become the caller's, not only the one for files: a FUSE mount of the caller's lets nobody else in.
-  if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_KEEPCAPS");
-  absl::Status taken = TakeIds(identity.uid(), identity.gid(), identity);
-  return taken.ok() ? KeepOnly(capabilities) : taken;
+UserIds IdsOf(const internal::Identity& identity) {
+  return {identity.uid(), identity.gid(), {identity.groups().begin(), identity.groups().end()}};
 }
 
-absl::Status BecomeUserForGood(uint32_t uid, uint32_t gid, const internal::Identity& groups_of) {
-  if (geteuid() == 0) {
-    // The bounding set too, so that no file capability can bring one back.
-    for (cap_value_t capability = 0; capability <= CAP_LAST_CAP; ++capability) {
-      if (cap_get_bound(capability) > 0) cap_drop_bound(capability);
-    }
-    absl::Status taken = TakeIds(uid, gid, groups_of);
-    if (!taken.ok()) return taken;
-    absl::Status kept = KeepOnly({});
-    if (!kept.ok()) return kept;
-  }
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "PR_SET_NO_NEW_PRIVS");
-  return absl::OkStatus();
+absl::Status BecomeUser(const internal::Identity& identity, std::initializer_list<cap_value_t> capabilities) {
+  return BecomeUser(IdsOf(identity), capabilities);
 }
 
 }  // namespace dismd

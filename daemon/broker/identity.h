@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/ipc/become_user.h"
 #include "dismd/internal/control.pb.h"
 
 namespace dismd {
@@ -35,12 +36,10 @@ absl::StatusOr<Peer> IdentifyPeer(int socket);
 // Our own identity (rootless: the only one).
 internal::Identity OwnIdentity();
 
-// In a child: takes the identity's uid, gid and groups for good, keeping only `capabilities` (of those that we have).
-// For a root caller too, the capabilities are all that is left of root.
-absl::Status BecomeUser(const internal::Identity& identity, std::initializer_list<cap_value_t> capabilities);
+UserIds IdsOf(const internal::Identity& identity);
 
-// In a child, before exec: the same with no capabilities, none to be regained, and no new privileges.
-absl::Status BecomeUserForGood(uint32_t uid, uint32_t gid, const internal::Identity& groups_of);
+// In a child (daemon/ipc/become_user.h).
+absl::Status BecomeUser(const internal::Identity& identity, std::initializer_list<cap_value_t> capabilities);
 
 }  // namespace dismd
 

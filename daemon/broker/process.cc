@@ -16,7 +16,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/broker/child.h"
-#include "daemon/broker/identity.h"
 #include "daemon/broker/kernel.h"
 
 namespace dismd {
@@ -78,7 +77,8 @@ bool PlaceDescriptors(const std::vector<int>& fds) {
   if (!PlaceDescriptors(fds)) _exit(kExecFailed);
   int placed_program = kFirstPassedFd + static_cast<int>(start.fds.size());
   fcntl(placed_program, F_SETFD, FD_CLOEXEC);
-  if (!BecomeUserForGood(start.uid, start.gid, start.groups_of).ok()) _exit(kExecFailed);
+  absl::Status became = start.becomes_user_itself ? KeepWhatBecomingTakes() : BecomeUserForGood(start.user);
+  if (!became.ok()) _exit(kExecFailed);
   execve(start.path.c_str(), argv, envp);
   execveat(placed_program, "", argv, envp, AT_EMPTY_PATH);
   _exit(kExecFailed);
@@ -131,6 +131,13 @@ absl::Status Process::WatchExit(EventLoop* loop, std::function<void(int)> on_exi
     Forget(loop);
     callback(status);
   });
+}
+
+void Process::KillAndWait(EventLoop* loop) {
+  if (!running()) return;
+  Signal(SIGKILL);
+  waitpid(pid_, nullptr, 0);
+  Forget(loop);
 }
 
 void Process::Forget(EventLoop* loop) {

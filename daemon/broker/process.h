@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "daemon/broker/event_loop.h"
-#include "dismd/internal/control.pb.h"
+#include "daemon/ipc/become_user.h"
 #include "libmount/base/unique_fd.h"
 
 namespace dismd {
@@ -22,9 +22,8 @@ struct ProgramStart {
   std::string path;
   std::vector<std::string> arguments;  // without the program's name
   std::vector<int> fds;                // become 3, 4, 5, ... ; nothing else is inherited above 2
-  uint32_t uid = 0;
-  uint32_t gid = 0;
-  internal::Identity groups_of;  // whose supplementary groups it gets
+  UserIds user;                        // whom it runs as
+  bool becomes_user_itself = false;    // later: it starts as who we are, with no more rights than that takes
 };
 
 // A started program. Its death is waited for through a pidfd; it does not end with this object.
@@ -46,6 +45,8 @@ class Process {
 
   // Once, when it has ended: `on_exit` with the status of wait(2) (kUnknownStatus for an adopted one).
   absl::Status WatchExit(EventLoop* loop, std::function<void(int status)> on_exit);
+  // Ends it, and waits until it has ended. REQUIRES: it is a child of ours.
+  void KillAndWait(EventLoop* loop);
   // In the loop or not: gives up watching (the process goes on).
   void Forget(EventLoop* loop);
   // The same, and hands it on, to be watched elsewhere.
@@ -60,8 +61,8 @@ class Process {
 
 inline constexpr int kUnknownStatus = -1;
 
-// The program runs with the uid, gid and groups given, in a session of its own, in "/", with a small environment of
-// ours, without capabilities, and cannot gain any. That it could not be executed shows as its exit with kExecFailed.
+// The program runs as the user given, in a session of its own, in "/", with a small environment of ours, without
+// capabilities, and cannot gain any. That it could not be executed shows as its exit with kExecFailed.
 absl::StatusOr<Process> StartProgram(const ProgramStart& start);
 inline constexpr int kExecFailed = 127;
 

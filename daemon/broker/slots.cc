@@ -53,6 +53,7 @@ Slots::Slots(EventLoop* loop, const BrokerOptions* options, const RecordStore* r
       records_(records),
       staging_(staging),
       events_(std::move(events)),
+      spare_(loop, options->worker_program),
       children_(loop) {}
 
 Slots::~Slots() {
@@ -340,6 +341,7 @@ void Slots::OnAttached(Slot* slot, const internal::AttachAnswer& answer, const C
   Log(Severity::kInfo, ContextOf(*slot),
       absl::StrCat("mounted ", slot->record.image_path(), " at ", slot->record.mount_path()));
   reply(BrokerReply(), {});
+  PrepareWorker();
 }
 
 }  // namespace dismd

@@ -37,6 +37,7 @@
 #include "daemon/broker/options.h"
 #include "daemon/broker/process.h"
 #include "daemon/broker/records.h"
+#include "daemon/broker/spare_worker.h"
 #include "daemon/broker/staging_store.h"
 #include "daemon/broker/unmount.h"
 #include "dismd/internal/broker.pb.h"
@@ -94,6 +95,12 @@ class Slots {
   // A front was started: gives each mount's worker a new control socket, and calls `tell` with what the front must
   // know.
   void Introduce(const std::function<void(const internal::KnownSlot&, std::vector<libmount::UniqueFd>)>& tell);
+
+  // Starts a worker beforehand, for the next mount, unless one is there. Done by itself when a mount is complete, or
+  // given up.
+  void PrepareWorker() {
+    if (!when_empty_) spare_.Prepare();
+  }
 
   // Detaches and aborts every mount, and ends every worker, naming each mount in the log; `done` when nothing is left.
   void DetachAll(std::function<void()> done);
@@ -229,6 +236,7 @@ class Slots {
   std::map<uint64_t, std::unique_ptr<Slot>> slots_;
   std::map<std::string, internal::SlotRecord> dormant_;  // by mount id
   std::list<Process> dying_;                             // workers that count as dead already
+  SpareWorker spare_;
   uint64_t next_id_ = 1;
   std::vector<uint64_t> to_release_;
   std::function<void()> when_empty_;  // set once everything is being taken away

@@ -195,6 +195,7 @@ void Slots::Erase(uint64_t slot_id) {
     }
   }
   if (slots_.empty() && when_empty_) loop_->After(std::chrono::milliseconds(0), when_empty_);
+  PrepareWorker();
 }
 
 void Slots::OnWorkerExit(uint64_t slot_id, int status) {

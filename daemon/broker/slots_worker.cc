@@ -81,13 +81,13 @@ absl::StatusOr<UniqueFd> Slots::StartWorkerProcess(Slot* slot) {
   start.fds = {control->second.get(), broker->second.get(), slot->image.get(), broker->first.get()};
   if (slot->staging) start.fds.push_back(slot->staging.get());
   // What parses an image has the rights of the user who asked, and never those of root.
-  bool for_root = slot->owner.uid() == 0;
-  start.uid = for_root ? kRootsWorkerUid : slot->owner.uid();
-  start.gid = for_root ? kRootsWorkerUid : slot->owner.gid();
-  if (!for_root) start.groups_of = slot->owner;
-  absl::StatusOr<Process> worker = StartProgram(start);
-  if (!worker.ok()) return worker.status();
-  slot->worker = *std::move(worker);
+  start.user = slot->owner.uid() == 0 ? UserIds{kRootsWorkerUid, kRootsWorkerUid, {}} : IdsOf(slot->owner);
+  slot->worker = spare_.Become(start);
+  if (!slot->worker.running()) {
+    absl::StatusOr<Process> worker = StartProgram(start);
+    if (!worker.ok()) return worker.status();
+    slot->worker = *std::move(worker);
+  }
   slot->record.set_worker_pid(slot->worker.pid());
   slot->record.set_worker_start_time(slot->worker.start_time());
   WatchWorker(slot, std::move(broker->first));

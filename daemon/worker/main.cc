@@ -3,19 +3,23 @@
 // dismd-worker: serves one mount. Started by dismd only, with descriptors for everything that it may touch (sandbox.h).
 //
 //   dismd-worker --mount-id=ID --operation-id=ID [--adoptable]
+//   dismd-worker --spare     waits until it is told these (spare.h)
 
 #include <malloc.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "daemon/worker/opened_disk.h"
 #include "daemon/worker/opened_wim.h"
 #include "daemon/worker/sandbox.h"
+#include "daemon/worker/spare.h"
 #include "daemon/worker/worker.h"
 #include "libmount/base/log.h"
 #include "libmount/wim/wim_file.h"
@@ -34,12 +38,11 @@ using libmount::UniqueFd;
 // Each further heap costs its own free memory; the threads of a worker seldom allocate at once.
 constexpr int kHeaps = 2;
 
-libmount::LogContext ParseArguments(int argc, char** argv, bool* adoptable) {
+libmount::LogContext ParseArguments(const std::vector<std::string>& arguments, bool* adoptable) {
   constexpr std::string_view kMountId = "--mount-id=", kOperationId = "--operation-id=";
   libmount::LogContext log;
   log.uid = getuid();
-  for (int i = 1; i < argc; ++i) {
-    std::string_view argument = argv[i];
+  for (std::string_view argument : arguments) {
     if (argument == "--adoptable") *adoptable = true;
     if (argument.starts_with(kMountId)) log.mount_id = argument.substr(kMountId.size());
     if (argument.starts_with(kOperationId)) log.operation_id = argument.substr(kOperationId.size());
@@ -58,8 +61,13 @@ int Main(int argc, char** argv) {
   // Debian's Abseil looks for cycles of locks at every Lock: right for tests, too dear for each request of a mount.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
+  absl::StatusOr<std::vector<std::string>> arguments = dismd::AwaitArguments(argc, argv);
+  if (!arguments.ok()) {
+    libmount::InitLogging("worker");
+    return Fail({}, arguments.status());
+  }
   bool adoptable = false;
-  libmount::LogContext log = ParseArguments(argc, argv, &adoptable);
+  libmount::LogContext log = ParseArguments(*arguments, &adoptable);
   bool with_staging = false;
   absl::Status checked = dismd::CheckDescriptors(&with_staging);
   libmount::InitLogging("worker");  // behind the check, which closes what it does not know

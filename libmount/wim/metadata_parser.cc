@@ -133,6 +133,7 @@ absl::StatusOr<ImageMetadata> Parser::Parse() {
   image_.entries.reserve(expected);
   image_.sorted.reserve(expected);
   image_.inodes.reserve(expected);
+  hard_links_.reserve(expected);
   image_.text.reserve(resource_.size() / 5);
   uint64_t root_offset = 0;
   if (absl::Status status = ParseSecurity(root_offset); !status.ok()) return status;

@@ -66,9 +66,11 @@ class ResourceReader {
 };
 
 // Reads and decodes a whole resource at once, without a cache: metadata resources. Refuses more than `max_size`
-// uncompressed bytes with kBadImageFormat. Asks the monitor between chunks.
-absl::StatusOr<ChunkBuffer> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
-                                              uint64_t max_size, OperationMonitor& monitor);
+// uncompressed bytes with kBadImageFormat. Asks the monitor between chunks. `beside` is work of the caller's that one
+// of the threads does first, while the others decode; it may be left out where reading fails.
+absl::StatusOr<ChunkBuffer> ReadWholeResource(
+    const WimSource& source, const ResourceLocation& location, uint64_t max_size, OperationMonitor& monitor,
+    absl::FunctionRef<void()> beside = [] {});
 
 }  // namespace libmount
 

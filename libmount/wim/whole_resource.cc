@@ -79,7 +79,7 @@ absl::Status ReadGroup(const WimSource& source, const ResourceLocation& location
 
 // On all cores: a caller waits for the whole, most of the time one who waits for a mount.
 absl::Status ReadCompressed(const WimSource& source, const ResourceLocation& location, absl::Span<char> out,
-                            OperationMonitor& monitor) {
+                            OperationMonitor& monitor, absl::FunctionRef<void()> beside) {
   absl::StatusOr<ChunkTable> table = ChunkTable::Open(&source, &location);
   if (!table.ok()) return table.status();
   const size_t groups = (table->chunk_count() + kChunksAtOnce - 1) / kChunksAtOnce;
@@ -88,8 +88,10 @@ absl::Status ReadCompressed(const WimSource& source, const ResourceLocation& loc
   std::atomic<bool> failed = false;
   DecoderPool decoders(threads);
   ParallelRunner runner(threads - 1);
-  runner.Run(groups, [&](size_t group) {
+  runner.Run(groups + 1, [&](size_t part) {
+    if (part == 0) return beside();
     if (failed) return;
+    const size_t group = part - 1;
     absl::StatusOr<DecoderPool::Lease> decoder = decoders.Take(location.compression, location.chunk_size);
     results[group] = decoder.ok() ? ReadGroup(source, location, *table, group * kChunksAtOnce, **decoder, out, monitor)
                                   : decoder.status();
@@ -104,7 +106,8 @@ absl::Status ReadCompressed(const WimSource& source, const ResourceLocation& loc
 }  // namespace
 
 absl::StatusOr<ChunkBuffer> ReadWholeResource(const WimSource& source, const ResourceLocation& location,
-                                              uint64_t max_size, OperationMonitor& monitor) {
+                                              uint64_t max_size, OperationMonitor& monitor,
+                                              absl::FunctionRef<void()> beside) {
   if (location.size > max_size) {
     return MakeError(Reason::kBadImageFormat,
                      absl::StrFormat("%s: the resource at offset %d says it has %d bytes; at most %d are allowed",
@@ -113,9 +116,13 @@ absl::StatusOr<ChunkBuffer> ReadWholeResource(const WimSource& source, const Res
   ChunkBuffer data(location.size);
   if (location.size == 0) return data;
   if (data.empty()) return MakeError(Reason::kOutOfResources, "no memory for a whole resource");
-  absl::Status status = location.compression == Compression::kNone
-                            ? ReadRaw(source, location, data.span(), monitor)
-                            : ReadCompressed(source, location, data.span(), monitor);
+  absl::Status status;
+  if (location.compression == Compression::kNone) {
+    beside();
+    status = ReadRaw(source, location, data.span(), monitor);
+  } else {
+    status = ReadCompressed(source, location, data.span(), monitor, beside);
+  }
   if (!status.ok()) return status;
   return data;
 }

@@ -61,9 +61,9 @@ class WimFileImpl final : public WimFile {
   absl::Status LoadPart(uint16_t part, const SiblingOpener& open_sibling);
   absl::Status LoadImages(OperationMonitor& monitor);
   absl::Status CheckIndex(uint32_t index) const;
-  // Indexes the blobs on a thread of its own: a mount has the XML to read and the metadata to decode meanwhile.
-  void StartIndexing();
-  void AwaitIndex() const;
+  // Indexes the blobs, unless that is done. Only trees need it, and decoding theirs keeps the other cores busy
+  // meanwhile.
+  void IndexBlobs() const;
   // Frees the memory on a thread of its own: giving back a large metadata resource takes the kernel milliseconds, for
   // which nobody needs to wait.
   void FreeBehind(ChunkBuffer buffer) const;
@@ -72,7 +72,7 @@ class WimFileImpl final : public WimFile {
   std::shared_ptr<WimContents> wim_ = std::make_shared<WimContents>();
   std::vector<ImageInfo> images_;
   mutable absl::Mutex mutex_;
-  mutable SmallThread indexer_ ABSL_GUARDED_BY(mutex_);  // joins when destroyed, before wim_ goes
+  mutable bool indexed_ ABSL_GUARDED_BY(mutex_) = false;
   mutable SmallThread freer_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -93,19 +93,12 @@ absl::Status WimFileImpl::Load(UniqueFd fd, std::string file_name, const Sibling
   absl::StatusOr<BlobTable> blobs = BlobTable::Read(wim_->source, wim_->headers, monitor);
   if (!blobs.ok()) return blobs.status();
   wim_->blobs = *std::move(blobs);
-  StartIndexing();
   return LoadImages(monitor);
 }
 
-void WimFileImpl::StartIndexing() {
+void WimFileImpl::IndexBlobs() const {
   absl::MutexLock lock(&mutex_);
-  BlobTable& blobs = wim_->blobs;
-  if (!indexer_.Start("dismd-index", [&blobs] { blobs.Index(); }).ok()) blobs.Index();
-}
-
-void WimFileImpl::AwaitIndex() const {
-  absl::MutexLock lock(&mutex_);
-  indexer_.Join();
+  if (!std::exchange(indexed_, true)) wim_->blobs.Index();
 }
 
 void WimFileImpl::FreeBehind(ChunkBuffer buffer) const {
@@ -211,9 +204,10 @@ absl::StatusOr<ImageMetadata> WimFileImpl::LoadMetadata(uint32_t index, Operatio
   const BlobTable::Metadata& metadata = wim_->blobs.metadata()[index - 1];
   monitor.Report({Phase::kReadingMetadata, 0, metadata.location.size});
   const uint64_t most = std::min(kMaxMetadataSize, wim_->source.part_size(1) * kMaxMetadataRatio);
-  absl::StatusOr<ChunkBuffer> bytes = ReadWholeResource(wim_->source, metadata.location, most, monitor);
+  absl::StatusOr<ChunkBuffer> bytes =
+      ReadWholeResource(wim_->source, metadata.location, most, monitor, [this] { IndexBlobs(); });
   if (!bytes.ok()) return bytes.status();
-  AwaitIndex();
+  IndexBlobs();  // of an image of nothing
   // Hashed while it is parsed: each takes as long as the other, and the parser trusts nothing in any case.
   Sha1Digest hash;
   SmallThread hasher;
@@ -258,7 +252,7 @@ absl::StatusOr<std::unique_ptr<WimTree>> WimFileImpl::OpenTreeFromMetadata(int f
                                                                            OperationMonitor& monitor) const {
   absl::StatusOr<ChunkBuffer> bytes = ReadSavedMetadata(fd);
   if (!bytes.ok()) return bytes.status();
-  AwaitIndex();
+  IndexBlobs();
   absl::StatusOr<ImageMetadata> metadata = ParseMetadata(bytes->span(), wim_->blobs, name(), monitor);
   if (!metadata.ok()) return metadata.status();
   return std::make_unique<ImageTree>(wim_, *std::move(metadata), options);

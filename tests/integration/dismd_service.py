@@ -95,10 +95,22 @@ class Service:
         return self.process.pid
 
     def pids(self):
-        return [self.pid, *processes.descendants(self.pid)]
+        """Without a worker that waits to be needed: any number of mounts later it is another process."""
+        return [self.pid, *(pid for pid in processes.descendants(self.pid) if not self._is_spare(pid))]
 
     def workers(self):
+        """Of mounts and images: without the one that waits to become one of these."""
+        return [pid for pid in self._all_workers() if not self._is_spare(pid)]
+
+    def spare_workers(self):
+        return list(filter(self._is_spare, self._all_workers()))
+
+    def _all_workers(self):
         return [pid for pid in processes.descendants(self.pid) if processes.name(pid).startswith("dismd-worker")]
+
+    @staticmethod
+    def _is_spare(pid):
+        return "\0--spare" in processes.read(f"/proc/{pid}/cmdline")
 
     def front(self):
         return next(pid for pid in processes.descendants(self.pid) if processes.name(pid).startswith("dismd-front"))

@@ -215,7 +215,7 @@ class RootlessTest(ServiceTestCase):
         with Caller(self.service.address, self.user.pw_uid, self.user.pw_gid) as caller:
             root = self.mount_point(uid=self.user.pw_uid, gid=self.user.pw_gid)
             caller.mount(self.image("small.wim"), root)
-            for pid in self.service.pids():
+            for pid in self.service.pids() + self.service.spare_workers():
                 uids = next(line for line in processes.read(f"/proc/{pid}/status").splitlines() if line.startswith("Uid:"))
                 self.assertEqual(set(uids.split()[1:]), {str(self.user.pw_uid)})
             caller.unmount(root)

@@ -161,6 +161,12 @@ std::vector<std::pair<pid_t, std::string>> DescendantsOf(pid_t ancestor) {
   return result;
 }
 
+// A worker that waits to be needed.
+static bool IsSpare(pid_t pid) {
+  return ReadFile("/proc/" + std::to_string(pid) + "/cmdline").find(std::string(1, '\0') + "--spare") !=
+         std::string::npos;
+}
+
 PrivateService::~PrivateService() {
   if (!running()) return;
   std::string wrong = Stop();
@@ -271,7 +277,7 @@ void PrivateService::Kill() {
 std::vector<pid_t> PrivateService::WorkerPids() const {
   std::vector<pid_t> result;
   for (const auto& [pid, name] : DescendantsOf(pid_)) {
-    if (name.rfind("dismd-worker", 0) == 0) result.push_back(pid);
+    if (name.rfind("dismd-worker", 0) == 0 && !IsSpare(pid)) result.push_back(pid);
   }
   return result;
 }
@@ -280,7 +286,7 @@ std::string PrivateService::WaitForNoWorkers(std::chrono::milliseconds patience)
   for (auto deadline = Clock::now() + patience;; std::this_thread::sleep_for(kPollInterval)) {
     std::string left;
     for (const auto& [pid, name] : DescendantsOf(pid_)) {
-      if (name != "dismd-front") left += name + " (" + std::to_string(pid) + ")\n";
+      if (name != "dismd-front" && !IsSpare(pid)) left += name + " (" + std::to_string(pid) + ")\n";
     }
     if (left.empty() || Clock::now() >= deadline) return left;
   }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "daemon/ipc/channel.h"
+#include "daemon/worker/spare.h"
 #include "dismd/internal/control.pb.h"
 
 namespace {
@@ -179,4 +180,4 @@ class Worker {
 
 }  // namespace
 
-int main() { return Worker().Run(); }
+int main(int argc, char** argv) { return dismd::AwaitArguments(argc, argv).ok() ? Worker().Run() : 5; }
