@@ -215,7 +215,7 @@ class NtfsTreeImpl final : public NtfsTree {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   ErrnoOr<uint64_t> WriteLocked(NodeId node, uint64_t offset, absl::Span<const char> data, bool& changing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
-  ErrnoOr<uint64_t> AllocateLocked(NodeId node, int mode, uint64_t offset, uint64_t length, bool& changing)
+  ErrnoOr<uint64_t> ChangeAllocation(NodeId node, int mode, uint64_t offset, uint64_t length, bool& changing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
 
   // --- ntfs_set_xattrs.cc
