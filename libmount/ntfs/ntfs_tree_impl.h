@@ -230,7 +230,14 @@ class NtfsTreeImpl final : public NtfsTree {
   int SetNtfsXattr(Inode& inode, std::string_view name, std::optional<std::string_view> value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   static int SetTimes(ntfs_inode* inode, std::string_view value, size_t max_count, bool big_endian);
+  struct NamesForShort {
+    OwnedFileName chosen;
+    std::vector<OwnedFileName> others;
+  };
+  static ErrnoOr<NamesForShort> ChooseForShort(ntfs_inode* inode);
   int SetShortName(Inode& inode, std::optional<std::string_view> value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
+  int SetOnlyShortName(FileReference file, FileReference parent, std::optional<std::string_view> value)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   int SetStream(ntfs_inode* inode, std::string_view name, std::optional<std::string_view> value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
 

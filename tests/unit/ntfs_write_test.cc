@@ -645,6 +645,49 @@ TEST_F(NtfsWriteTest, ExtendedAttributes) {
   CheckVolume();
 }
 
+TEST_F(NtfsWriteTest, AFileOfSeveralNamesHasAShortNameToo) {
+  NtfsTree& tree = Open();
+  const NodeId directory = Directory("directory");
+  const NodeId file = File("A long file name.text", "x");
+  const std::vector<std::string> names = {"/A long file name.text", "/another long name.text",
+                                          "/directory/A long file name.text"};
+  ASSERT_TRUE(tree.MakeLink({}, file, kRootNode, "another long name.text").ok());
+  ASSERT_TRUE(tree.MakeLink({}, file, directory, "A long file name.text").ok());
+  File("TAKEN.TXT");
+  auto check = [&](const char* short_name) {
+    for (const std::string& name : names) EXPECT_EQ(Find(tree, name), file) << name;
+    EXPECT_EQ(tree.GetAttributes(file)->link_count, names.size());
+    if (short_name == nullptr) {
+      EXPECT_EQ(tree.GetXattr(file, "system.ntfs_dos_name").error(), ENODATA);
+    } else {
+      EXPECT_EQ(*tree.GetXattr(file, "system.ntfs_dos_name"), short_name);
+      EXPECT_EQ(Find(tree, "/" + std::string(short_name)), file);
+    }
+    CheckVolume();
+  };
+  for (const char* short_name : {"ALONGF~1.TEX", "OTHER~1.TEX"}) {
+    EXPECT_EQ(tree.SetXattr({}, file, "system.ntfs_dos_name", short_name, 0), 0);
+    check(short_name);
+  }
+  EXPECT_EQ(Find(tree, "/ALONGF~1.TEX"), 0u);
+  EXPECT_EQ(tree.SetXattr({}, file, "system.ntfs_dos_name", "TAKEN.TXT", 0), EEXIST);
+  EXPECT_NE(tree.SetXattr({}, file, "system.ntfs_dos_name", "a*b", 0), 0);
+  check("OTHER~1.TEX");
+  EXPECT_EQ(tree.RemoveXattr({}, file, "system.ntfs_dos_name"), 0);
+  check(nullptr);
+  EXPECT_EQ(tree.SetXattr({}, file, "system.ntfs_dos_name", "ALONGF~1.TEX", 0), 0);
+  ASSERT_EQ(tree.Open(Find(tree, "/TAKEN.TXT")), 0);
+  const NodeId removed = Find(tree, "/TAKEN.TXT");
+  EXPECT_EQ(tree.Unlink({}, kRootNode, "TAKEN.TXT"), 0);
+  EXPECT_EQ(tree.SetXattr({}, removed, "system.ntfs_dos_name", "TAKEN.TXT", 0), EOPNOTSUPP);
+  tree.Release(removed);
+  // It goes with the name that has it.
+  EXPECT_EQ(tree.Unlink({}, kRootNode, "ALONGF~1.TEX"), 0);
+  EXPECT_EQ(tree.GetAttributes(file)->link_count, 2u);
+  EXPECT_EQ(tree.GetXattr(file, "system.ntfs_dos_name").error(), ENODATA);
+  CheckVolume();
+}
+
 TEST_F(NtfsWriteTest, StreamsAsNodes) {
   NtfsTree& tree = Open();
   const NodeId file = File("file", "main");
