@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <limits>
+#include <optional>
 #include <string_view>
 
 #include "libmount/fuse/operations.h"
@@ -76,6 +77,13 @@ inline fuse_entry_param ToEntry(const ServingContext& context, const NodeAttribu
 // cache: told ESTALE, it looks the name up again.
 inline int NodeError(const ServingContext& context, int error) {
   return context.writable != nullptr && error == ENOENT ? ESTALE : error;
+}
+
+// The attributes of a node that the tree has not got, where it is a directory that was removed and that somebody has.
+inline std::optional<NodeAttributes> RemovedDirectory(ServingContext& context, NodeId node) {
+  if (context.writable == nullptr) return std::nullopt;
+  std::optional<NodeAttributes> removed = context.removed_directories.Find(node);
+  return removed && !context.invalidator->MayHaveStaleNameOf(node) ? removed : std::nullopt;
 }
 
 // Asked of every file by ls and cp, and never there: file capabilities and labels of another system's image would not

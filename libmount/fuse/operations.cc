@@ -71,6 +71,9 @@ void Lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
 void GetAttr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   ServingContext& context = ContextOf(request);
   ErrnoOr<NodeAttributes> attributes = context.tree->GetAttributes(node);
+  if (attributes.error() == ENOENT) {
+    if (const auto removed = RemovedDirectory(context, node)) attributes = *removed;
+  }
   if (!attributes.ok()) {
     fuse_reply_err(request, NodeError(context, attributes.error()));
   } else if (context.type_changes.Contains(node)) {

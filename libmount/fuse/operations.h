@@ -21,6 +21,7 @@
 #include "libmount/fuse/inflight_table.h"
 #include "libmount/fuse/invalidator.h"
 #include "libmount/fuse/page_buffer.h"
+#include "libmount/fuse/removed_directories.h"
 #include "libmount/fuse/request_source.h"
 #include "libmount/fuse/store_ahead.h"
 #include "libmount/fuse/type_changes.h"
@@ -37,6 +38,7 @@ struct ServingContext {
   Invalidator* invalidator = nullptr;               // with `writable`
   std::atomic<DirectOpens*> direct_opens{nullptr};  // null: never directly, but named streams
   TypeChanges type_changes;
+  RemovedDirectories removed_directories;
   uint32_t read_ahead = 0;
 
   std::atomic<uint64_t> requests{0};

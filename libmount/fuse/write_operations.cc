@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -116,6 +117,10 @@ void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info* how) {
   ServingContext& context = ContextOf(request);
   ErrnoOr<NodeAttributes> attributes = context.writable->GetAttributes(node);
   int error = attributes.ok() ? context.writable->Open(node) : attributes.error();
+  if (const auto removed = error == ENOENT ? RemovedDirectory(context, node) : std::nullopt) {
+    attributes = *removed;  // the tree has nothing to open; nor will it miss it at Release
+    error = 0;
+  }
   // A file that lives on because it is open, or because nobody knows whether it is: not by its former name.
   const bool is_gone = error == 0 && attributes->link_count == 0 && context.invalidator->MayHaveStaleNameOf(node);
   if (is_gone || (error == 0 && context.type_changes.Contains(node))) {
@@ -207,10 +212,11 @@ using StaleNames = std::vector<Invalidator::StaleName>;
 
 // `name` is about to go, or to stand for another file. Where it is not the file's own name (other case, short name),
 // that one, of which the kernel has perhaps an entry with an unlimited lifetime, goes with it.
-void NoteStale(fuse_req_t request, NodeId parent, std::string_view name, StaleNames* stale) {
+// Returns what has the name now.
+ErrnoOr<LookupResult> NoteStale(fuse_req_t request, NodeId parent, std::string_view name, StaleNames* stale) {
   const WritableTree& tree = TreeOf(request);
   ErrnoOr<LookupResult> found = tree.Lookup(parent, name);
-  if (!found.ok() || found->exact || IsNamedStream(found->attributes)) return;
+  if (!found.ok() || found->exact || IsNamedStream(found->attributes)) return found;
   Invalidator* invalidator = ContextOf(request).invalidator;
   tree.ReadDirectory(parent, 0, [&](const DirectoryEntry& entry) {
     if (entry.attributes.node == found->attributes.node) {
@@ -218,6 +224,12 @@ void NoteStale(fuse_req_t request, NodeId parent, std::string_view name, StaleNa
     }
     return true;
   });
+  return found;
+}
+
+// The directory that had a name is gone, or moved: then the tree still has it, and nobody asks what is noted here.
+void NoteRemoved(fuse_req_t request, const ErrnoOr<LookupResult>& was) {
+  if (was.ok() && S_ISDIR(was->attributes.mode)) ContextOf(request).removed_directories.Add(was->attributes);
 }
 
 // The change was made, or not.
@@ -230,22 +242,24 @@ void ReplyChange(fuse_req_t request, int error, StaleNames* stale) {
 
 void Unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
   StaleNames stale;
-  NoteStale(request, parent, name, &stale);
+  std::ignore = NoteStale(request, parent, name, &stale);
   ReplyChange(request, TreeOf(request).Unlink(RequestOf(request), parent, name), &stale);
 }
 
 void RemoveDirectory(fuse_req_t request, fuse_ino_t parent, const char* name) {
   StaleNames stale;
-  NoteStale(request, parent, name, &stale);
-  ReplyChange(request, TreeOf(request).RemoveDirectory(RequestOf(request), parent, name), &stale);
+  const ErrnoOr<LookupResult> was = NoteStale(request, parent, name, &stale);
+  const int error = TreeOf(request).RemoveDirectory(RequestOf(request), parent, name);
+  if (error == 0) NoteRemoved(request, was);
+  ReplyChange(request, error, &stale);
 }
 
 void Rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
             unsigned flags) {
   WritableTree& tree = TreeOf(request);
   StaleNames stale;
-  NoteStale(request, parent, name, &stale);
-  NoteStale(request, new_parent, new_name, &stale);
+  std::ignore = NoteStale(request, parent, name, &stale);
+  const ErrnoOr<LookupResult> was = NoteStale(request, new_parent, new_name, &stale);
   // The kernel gives the entry, with its lifetime, the new name, which may become an inexact one: that of an entry that
   // is replaced is kept in its own case.
   StaleNames inexact;
@@ -254,6 +268,7 @@ void Rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
     inexact.emplace_back(ContextOf(request).invalidator, new_parent, new_name, NodeId{0});
   }
   int error = tree.Rename(RequestOf(request), parent, name, new_parent, new_name, flags);
+  if (error == 0) NoteRemoved(request, was);
   for (Invalidator::StaleName& given : inexact) {
     ErrnoOr<LookupResult> now = tree.Lookup(given.directory(), given.name());
     if (error == 0 && now.ok() && !now->exact) given.Tell();

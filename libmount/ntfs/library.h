@@ -28,6 +28,7 @@ extern "C" {
 #include <ntfs-3g/index.h>
 #include <ntfs-3g/inode.h>
 #include <ntfs-3g/layout.h>
+#include <ntfs-3g/lcnalloc.h>
 #include <ntfs-3g/logging.h>
 #include <ntfs-3g/mft.h>
 #include <ntfs-3g/object_id.h>

@@ -75,20 +75,68 @@ int NtfsTreeImpl::SetTimes(ntfs_inode* inode, std::string_view value, size_t max
   return 0;
 }
 
+// A file has one short name. It stays with the name that has it; else the first gets it.
+ErrnoOr<NtfsTreeImpl::NamesForShort> NtfsTreeImpl::ChooseForShort(ntfs_inode* inode) {
+  std::vector<OwnedFileName> long_names;
+  std::vector<uint8_t> spaces;
+  std::vector<FileReference> short_names;  // their directories
+  const int error = VisitNames(inode, [&](const FileName& name) {
+    if (name.is_short()) {
+      short_names.push_back(name.directory);
+    } else {
+      long_names.push_back({name.directory, std::string(name.name)});
+      spaces.push_back(name.name_space);
+    }
+    return true;
+  });
+  if (error != 0) return Errno(error);
+  if (long_names.empty()) return Errno(EINVAL);
+  size_t chosen = 0;
+  for (size_t i = 0; i < long_names.size() && !short_names.empty(); ++i) {
+    if (spaces[i] == FILE_NAME_WIN32 && long_names[i].directory == short_names[0]) chosen = i;
+  }
+  NamesForShort names = {long_names[chosen], {}};
+  for (size_t i = 0; i < long_names.size(); ++i) {
+    if (i == chosen) continue;
+    // With a short name of its own, which the library would confuse with the other one's.
+    if (spaces[i] == FILE_NAME_WIN32 || short_names.size() > 1) return Errno(EOPNOTSUPP);
+    names.others.push_back(std::move(long_names[i]));
+  }
+  return names;
+}
+
+// The library does it for files of one name alone: the others are taken away meanwhile.
 int NtfsTreeImpl::SetShortName(Inode& inode, std::optional<std::string_view> value) {
   if (value && !value->empty() && value->back() == '\0') value->remove_suffix(1);
-  ErrnoOr<OwnedFileName> name = FirstName(inode.get());
-  if (!name.ok()) return EINVAL;
-  ErrnoOr<Inode> directory = volume_->Open(name->directory);
+  const FileReference file = libmount::ReferenceOf(inode.get());
+  if (orphans_.contains(NodeOf(file))) return EOPNOTSUPP;  // its name is ours
+  ErrnoOr<NamesForShort> names = ChooseForShort(inode.get());
+  if (!names.ok()) return names.error();
+  if (int error = inode.Close()) return error;
+  for (const OwnedFileName& other : names->others) {
+    ErrnoOr<uint64_t> removed = RemoveEntry(NodeOf(other.directory), file, other.name);
+    if (!removed.ok()) return removed.error();
+  }
+  if (int error = SetOnlyShortName(file, names->chosen.directory, value)) return error;
+  for (const OwnedFileName& other : names->others) {
+    if (int error = LinkInto(file, NodeOf(other.directory), other.name)) return error;
+  }
+  return 0;
+}
+
+int NtfsTreeImpl::SetOnlyShortName(FileReference file, FileReference parent, std::optional<std::string_view> value) {
+  ErrnoOr<Inode> inode = volume_->Open(file);
+  if (!inode.ok()) return inode.error();
+  ErrnoOr<Inode> directory = volume_->Open(parent);
   if (!directory.ok()) return directory.error();
   if (value && !value->empty()) {
     ErrnoOr<std::optional<DirectoryIndex::Found>> taken = FindEntry(directory->get(), *value);
     if (!taken.ok()) return taken.error();
-    if (taken->has_value() && (*taken)->file != libmount::ReferenceOf(inode.get())) return EEXIST;
+    if (taken->has_value() && (*taken)->file != file) return EEXIST;
   }
   TouchDirectory(directory->get());
   // The library closes both.
-  ntfs_inode* raw = inode.Release();
+  ntfs_inode* raw = inode->Release();
   ntfs_inode* raw_directory = directory->Release();
   errno = 0;
   if (!value || value->empty()) return Result(ntfs_remove_ntfs_dos_name(raw, raw_directory));

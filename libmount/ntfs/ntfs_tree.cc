@@ -11,6 +11,7 @@
 #include "libmount/base/utf16.h"
 #include "libmount/ntfs/ntfs_tree_impl.h"
 #include "libmount/tree/file_mode.h"
+#include "libmount/tree/names.h"
 
 namespace libmount {
 namespace {
@@ -185,7 +186,10 @@ ErrnoOr<LookupResult> NtfsTreeImpl::Lookup(NodeId directory_node, std::string_vi
   if (name.size() > kMaxLookupName) return Errno(ENAMETOOLONG);
   ErrnoOr<std::optional<DirectoryIndex::Found>> found = FindEntry(directory->get(), name);
   if (!found.ok()) return Errno(found.error());
-  if (!found->has_value()) return LookupStream(directory->get(), name);
+  if (!found->has_value()) {
+    if (name.find(':') != name.npos) return LookupStream(directory->get(), name);
+    return Errno(CheckName(name) == ENAMETOOLONG ? ENAMETOOLONG : ENOENT);
+  }
   ErrnoOr<Inode> inode = volume_->Open((*found)->file);
   if (!inode.ok()) return Errno(inode.error() == ENOMEM ? ENOMEM : EIO);
   return LookupResult{AttributesOf(inode->get()), (*found)->exact};

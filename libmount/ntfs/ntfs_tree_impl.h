@@ -215,7 +215,7 @@ class NtfsTreeImpl final : public NtfsTree {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   ErrnoOr<uint64_t> WriteLocked(NodeId node, uint64_t offset, absl::Span<const char> data, bool& changing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
-  ErrnoOr<uint64_t> AllocateLocked(NodeId node, int mode, uint64_t offset, uint64_t length, bool& changing)
+  ErrnoOr<uint64_t> ChangeAllocation(NodeId node, int mode, uint64_t offset, uint64_t length, bool& changing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
 
   // --- ntfs_set_xattrs.cc
@@ -230,7 +230,14 @@ class NtfsTreeImpl final : public NtfsTree {
   int SetNtfsXattr(Inode& inode, std::string_view name, std::optional<std::string_view> value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   static int SetTimes(ntfs_inode* inode, std::string_view value, size_t max_count, bool big_endian);
+  struct NamesForShort {
+    OwnedFileName chosen;
+    std::vector<OwnedFileName> others;
+  };
+  static ErrnoOr<NamesForShort> ChooseForShort(ntfs_inode* inode);
   int SetShortName(Inode& inode, std::optional<std::string_view> value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
+  int SetOnlyShortName(FileReference file, FileReference parent, std::optional<std::string_view> value)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
   int SetStream(ntfs_inode* inode, std::string_view name, std::optional<std::string_view> value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(volume_->mutex());
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "libmount/base/utf16.h"
+#include "libmount/ntfs/cluster_ranges.h"
 #include "libmount/ntfs/ntfs_tree_impl.h"
 
 namespace libmount {
@@ -47,6 +48,63 @@ int ResizeAttribute(ntfs_attr* attribute, uint64_t size) {
   }
   errno = 0;
   return ntfs_attr_truncate(attribute, static_cast<s64>(size)) == 0 ? 0 : ChangeErrno();
+}
+
+int WriteZeros(ntfs_attr* attribute, uint64_t offset, uint64_t end) {
+  if (offset >= end) return 0;
+  const std::string zeros(std::min<uint64_t>(kCopySize, end - offset), '\0');
+  while (offset < end) {
+    const size_t size = std::min<uint64_t>(zeros.size(), end - offset);
+    if (int error = WriteAll(attribute, offset, absl::MakeConstSpan(zeros.data(), size))) return error;
+    offset += size;
+  }
+  return 0;
+}
+
+// Of what lies within one cluster.
+int ZeroPart(ntfs_attr* attribute, uint64_t offset, uint64_t end) {
+  end = std::min(end, static_cast<uint64_t>(attribute->initialized_size));
+  if (offset >= end) return 0;
+  ErrnoOr<bool> there = HasCluster(attribute, offset >> attribute->ni->vol->cluster_size_bits);
+  if (!there.ok()) return there.error();
+  return *there ? WriteZeros(attribute, offset, end) : 0;
+}
+
+int AllocateRange(ntfs_attr* attribute, int mode, uint64_t offset, uint64_t end) {
+  // What is compressed takes room as it is written.
+  if ((DataFlagsOf(attribute) & kDataCompressed) != 0) return EOPNOTSUPP;
+  if (end > static_cast<uint64_t>(attribute->data_size)) {
+    if ((mode & FALLOC_FL_KEEP_SIZE) == 0) {
+      if (int error = ResizeAttribute(attribute, end)) return error;
+    } else if (!NAttrNonResident(attribute)) {
+      errno = 0;
+      if (ntfs_attr_force_non_resident(attribute) != 0) return ChangeErrno();
+    }
+  }
+  if (!NAttrNonResident(attribute)) return 0;  // it has its room in the file's record
+  const int bits = attribute->ni->vol->cluster_size_bits;
+  return AllocateClusters(attribute, offset >> bits, ((end - 1) >> bits) + 1);
+}
+
+// Clusters that lie wholly in the range become a hole; at its ends zeros are written where there is data.
+int ZeroRange(ntfs_attr* attribute, uint64_t offset, uint64_t end) {
+  const auto size = static_cast<uint64_t>(attribute->data_size);
+  if (offset >= size) return 0;
+  const bool to_the_end = end >= size;
+  end = std::min(end, size);
+  if (!NAttrNonResident(attribute) || (DataFlagsOf(attribute) & kDataCompressed) != 0) {
+    if (int error = WriteZeros(attribute, offset, end)) return error;
+    return Finish(attribute);
+  }
+  const int bits = attribute->ni->vol->cluster_size_bits;
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
+  const uint64_t first = (offset + mask) >> bits;
+  const uint64_t behind = (to_the_end ? end + mask : end) >> bits;
+  if (int error = ZeroPart(attribute, offset, std::min(first << bits, end))) return error;
+  if (behind >= first) {
+    if (int error = ZeroPart(attribute, std::max(offset, behind << bits), end)) return error;
+  }
+  return behind > first ? FreeClusters(attribute, first, behind) : 0;
 }
 
 }  // namespace
@@ -169,28 +227,23 @@ ErrnoOr<size_t> NtfsTreeImpl::Write(const Request& request, NodeId node, uint64_
   return static_cast<size_t>(*done);
 }
 
-// Zeros take the place of what is punched out: the library cannot give clusters in the middle of a file back.
-ErrnoOr<uint64_t> NtfsTreeImpl::AllocateLocked(NodeId node, int mode, uint64_t offset, uint64_t length,
-                                               bool& changing) {
+ErrnoOr<uint64_t> NtfsTreeImpl::ChangeAllocation(NodeId node, int mode, uint64_t offset, uint64_t length,
+                                                 bool& changing) {
   ErrnoOr<Inode> inode = OpenFile(node);
   if (!inode.ok()) return Errno(inode.error());
   {
     ErrnoOr<Attribute> attribute = OpenData(inode->get(), node, changing);
     if (!attribute.ok()) return Errno(attribute.error());
-    const auto old_size = static_cast<uint64_t>((*attribute)->data_size);
     const uint64_t end = offset + length;
-    if ((mode & FALLOC_FL_KEEP_SIZE) == 0 && end > old_size) {
-      if (int error = ResizeAttribute(attribute->get(), end)) return Errno(error);
+    int error = 0;
+    if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) == 0) {
+      error = AllocateRange(attribute->get(), mode, offset, end);
+    } else {
+      error = ZeroRange(attribute->get(), offset, end);
+      const bool grows = (mode & FALLOC_FL_KEEP_SIZE) == 0 && end > static_cast<uint64_t>((*attribute)->data_size);
+      if (error == 0 && grows) error = ResizeAttribute(attribute->get(), end);
     }
-    if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) {
-      const std::string zeros(kCopySize, '\0');
-      for (uint64_t at = offset; at < std::min(end, old_size);) {
-        const uint64_t size = std::min<uint64_t>(zeros.size(), std::min(end, old_size) - at);
-        if (int error = WriteAll(attribute->get(), at, absl::MakeConstSpan(zeros.data(), size))) return Errno(error);
-        at += size;
-      }
-    }
-    if (int error = Finish(attribute->get())) return Errno(error);
+    if (error != 0) return Errno(error);
   }
   SetFlag(inode->get(), FILE_ATTR_ARCHIVE, true);
   TouchData(inode->get());
@@ -201,15 +254,14 @@ ErrnoOr<uint64_t> NtfsTreeImpl::AllocateLocked(NodeId node, int mode, uint64_t o
 
 int NtfsTreeImpl::Allocate(const Request& request, NodeId node, int mode, uint64_t offset, uint64_t length) {
   if (read_only()) return EROFS;
-  const bool known = mode == 0 || mode == FALLOC_FL_KEEP_SIZE ||
-                     mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) || mode == FALLOC_FL_ZERO_RANGE ||
-                     mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
+  const bool known = mode == 0 || mode == FALLOC_FL_KEEP_SIZE || mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
+                     mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
   if (!known) return EOPNOTSUPP;
   if (length == 0) return EINVAL;
   if (offset > kMaxFileSize || length > kMaxFileSize - offset) return EFBIG;
   return Change(request, Operation::kAllocate,
                 [&](bool& changing)
-                    ABSL_NO_THREAD_SAFETY_ANALYSIS { return AllocateLocked(node, mode, offset, length, changing); })
+                    ABSL_NO_THREAD_SAFETY_ANALYSIS { return ChangeAllocation(node, mode, offset, length, changing); })
       .error();
 }
 

@@ -182,6 +182,51 @@ class FormatCase(DiskCase):
         self.client.unmount(self.root)
 
 
+class AllocationTest(DiskCase):
+    def test_room_is_taken_and_given_back(self):
+        """As df and du tell it, and as ntfs-3g finds it."""
+        self.mount_rw()
+        taken, sparse = f"{self.root}/taken.bin", f"{self.root}/sparse.bin"
+        free = self.free()
+        with open(taken, "wb") as file:
+            with self.assertRaises(OSError) as raised:
+                os.posix_fallocate(file.fileno(), 0, 5 << 40)
+            self.assertEqual(raised.exception.errno, errno.ENOSPC)
+            os.posix_fallocate(file.fileno(), 0, 4 * MIB)
+        self.assertEqual(free - self.free(), 4 * MIB)
+        self.assertEqual(os.stat(taken).st_blocks * 512, 4 * MIB)
+        content = random.Random(1).randbytes(3 * MIB)
+        write(sparse, content)
+        with open(sparse, "r+b") as file:
+            before = self.free()
+            run("fallocate", "-p", "-o", str(MIB), "-l", str(MIB), sparse)
+            self.assertEqual(self.free() - before, MIB)
+            file.truncate(1000 * MIB)
+            before = self.free()
+            run("fallocate", "-p", "-o", "0", "-l", str(1000 * MIB), taken)
+            run("fallocate", "-p", "-o", str(100 * MIB), "-l", str(800 * MIB), sparse)
+            run("fallocate", "-z", "-o", str(100 * MIB), "-l", str(1000 * MIB), sparse)
+            self.assertEqual(self.free() - before, 4 * MIB)
+        run("fallocate", "-l", str(4 * MIB), taken)
+        with open(taken, "r+b") as file:
+            file.seek(2 * MIB)
+            file.write(b"in the middle")
+        self.kill_worker()
+        self.assertEqual(os.stat(taken).st_blocks * 512, 4 * MIB)
+        self.unmount("COMMIT")
+        with self.committed() as root:
+            self.assertEqual(read(f"{root}/taken.bin"), bytes(2 * MIB) + b"in the middle" + bytes(2 * MIB - 13))
+            self.assertEqual(os.stat(f"{root}/taken.bin").st_blocks * 512, 4 * MIB)
+            self.assertEqual(os.stat(f"{root}/sparse.bin").st_size, 1100 * MIB)
+            self.assertEqual(os.stat(f"{root}/sparse.bin").st_blocks * 512, 2 * MIB)
+            with open(f"{root}/sparse.bin", "rb") as file:
+                self.assertEqual(file.read(4 * MIB), content[:MIB] + bytes(MIB) + content[2 * MIB:] + bytes(MIB))
+
+    def free(self):
+        told = os.statvfs(self.root)
+        return told.f_bfree * told.f_frsize
+
+
 class ExtendedAttributesTest(DiskCase):
     def test_as_they_lie_in_the_records(self):
         """What is set here is in the volume as NTFS has it, for a reader that knows no NTFS library; and reads the same."""

@@ -21,6 +21,10 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
+
+import disks
+from dismd_service import ServiceTestCase
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
@@ -28,6 +32,18 @@ KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 ROOT, OWNER, GROUP, OTHER = (0, 0), (1001, 2001), (1002, 2001), (1003, 2003)
 
 DIFFERENT = {}
+DIFFERENT_ON_NTFS = {
+    **dict.fromkeys(("chown by root", "times after chown", "changing_the_owner_drops_privileges"), "files have no owners"),
+    **dict.fromkeys(("new_files_get_the_umask", "root_keeps_privileges_when_writing"), "nor modes"),
+    **dict.fromkeys(("open a pipe nobody reads", "truncate a pipe", "xattr of a pipe", "sockets_and_pipes"),
+                    "nor are there pipes, sockets and devices"),
+    "link_counts": "a directory does not count those in it",
+    "large_xattrs": "Windows' metadata are listed with them",
+    "times after xattr": "a named stream is data of the file",
+    "space_is_told": "names have 255 UTF-16 units, up to 765 bytes",
+}
+# Whether files have owners and modes, and there are pipes, for what is there before a rule.
+UNIX = True
 
 
 def c(result):
@@ -48,13 +64,17 @@ def make(name, content=b"", mode=0o644, owner=None):
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(fd, content)
     os.close(fd)
-    if owner:
-        os.chown(name, *owner)
-    os.chmod(name, mode)
+    give(name, mode, owner)
 
 
 def make_dir(name, mode=0o755, owner=None):
     os.mkdir(name)
+    give(name, mode, owner)
+
+
+def give(name, mode, owner):
+    if not UNIX:
+        return
     if owner:
         os.chown(name, *owner)
     os.chmod(name, mode)
@@ -107,7 +127,8 @@ def usual():
     os.symlink("file", "link")
     os.symlink("nowhere", "dangling")
     os.symlink("loop", "loop")
-    os.mkfifo("pipe")
+    if UNIX:
+        os.mkfifo("pipe")
 
 
 LONG = "n" * 256
@@ -421,6 +442,33 @@ def nothing_is_made_in_a_removed_directory():
 
 
 @rule()
+def a_removed_directory_is_empty_for_who_has_it():
+    os.mkdir("d")
+    inside = opened("d")
+    os.chdir("d")
+    os.rmdir("../d")
+    same(os.listdir("."), [])
+    same(os.listdir(inside), [])
+    same((os.stat(".").st_nlink, os.fstat(opened(".")).st_nlink), (0, 0))
+    expect(stat.S_ISDIR(os.fstat(inside).st_mode))
+    expect(not os.path.exists("x"))
+    os.chdir("..")
+    expect(not os.path.exists("d"))
+
+
+@rule()
+def so_is_a_replaced_one():
+    os.mkdir("old")
+    os.mkdir("new")
+    make("new/entry")
+    os.chdir("old")
+    os.rename("../new", "../old")
+    same(os.listdir("."), [])
+    same(os.stat(".").st_nlink, 0)
+    same(os.listdir("../old"), ["entry"])
+
+
+@rule()
 def two_names_of_one_file_are_left_alone_by_rename():
     make("a", b"x")
     os.link("a", "b")
@@ -626,10 +674,12 @@ def run_rule(directory, who, before, function, error):
     return problem.decode() or None
 
 
-def run_all(directory):
+def run_all(directory, callers=(ROOT, OWNER, GROUP, OTHER)):
     """{rule: problem} of those that were not kept."""
     problems = {}
     for number, (name, who, before, function, error) in enumerate(RULES):
+        if who not in callers:
+            continue
         own = os.path.join(directory, str(number))
         os.mkdir(own, 0o755)
         os.chmod(own, 0o777 if who != ROOT and before is None else 0o755)
@@ -638,6 +688,24 @@ def run_all(directory):
             problems[f"{name} (uid {who[0]})"] = problem
         shutil.rmtree(own)
     return problems
+
+
+class DiskTest(ServiceTestCase):
+    """An NTFS volume, which has neither modes nor owners: what others may do is not asked."""
+
+    def test_a_volume_keeps_them(self):
+        raw, disk, volume, root = (os.path.join(self.directory, name) for name in ("raw", "rules.vhdx", "volume", "mnt"))
+        disks.make_volume(volume, 64)
+        disks.make_disk(raw, ((disks.BASIC, 64, volume),))
+        disks.convert(raw, disk)
+        os.mkdir(root)
+        self.client.mount(disk, root, read_only=False)
+        with unittest.mock.patch(f"{__name__}.UNIX", False):
+            problems = run_all(root, callers=(ROOT,))
+        list(self.client.stream("UnmountImage", {"mount_path": root, "changes": "CHANGES_DISCARD"}))
+        problems = {name.removesuffix(" (uid 0)"): problem for name, problem in problems.items()}
+        self.assertEqual({name: problem for name, problem in problems.items() if name not in DIFFERENT_ON_NTFS}, {})
+        self.assertEqual(set(DIFFERENT_ON_NTFS) - set(problems), set())
 
 
 class PosixRulesTest(unittest.TestCase):

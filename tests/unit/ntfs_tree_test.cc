@@ -170,6 +170,8 @@ TEST_F(NtfsTreeTest, NamesAreFoundExactlyThenByCaseThenByTheirShortForm) {
   EXPECT_EQ(ReadAll(tree, Find(tree, "/\xed\xa0\x80lone")), "lone");
   EXPECT_THAT(List(tree, kRootNode), IsSupersetOf({"\xed\xa0\x80lone", "\xc3\x84rger \xf0\x9f\x98\x80"}));
   EXPECT_EQ(tree.Lookup(kRootNode, std::string(2000, 'a')).error(), ENAMETOOLONG);
+  EXPECT_EQ(tree.Lookup(kRootNode, std::string(256, 'a')).error(), ENAMETOOLONG);
+  EXPECT_EQ(tree.Lookup(kRootNode, std::string(255, 'a')).error(), ENOENT);
   EXPECT_EQ(tree.Lookup(Find(tree, "/readme.txt"), "x").error(), ENOTDIR);
 }
 
