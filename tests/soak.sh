@@ -100,7 +100,7 @@ fi
 
 if wanted disk-kills; then
   echo "--- every kind of operation on a disk, workers killed all the time, $minutes minutes"
-  DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 disk_readwrite_test.py KilledWorkerTest
+  DISMD_KILL_SECONDS=$((minutes * 60)) /usr/bin/python3 disk_crash_test.py KilledWorkerTest
 fi
 
 if wanted hostile; then
