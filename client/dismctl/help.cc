@@ -9,7 +9,7 @@
 namespace dismd {
 namespace {
 
-constexpr char kMain[] = R"(%P - mount Windows images (.wim, .esd, .swm) through the dismd service
+constexpr char kMain[] = R"(%P - mount Windows images (.wim, .esd, .swm, .vhd, .vhdx) through the dismd service
 
 Usage: %P [--address ADDRESS] [--json] COMMAND [ARGUMENTS]
        %P COMMAND --help

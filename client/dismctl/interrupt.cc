@@ -10,10 +10,18 @@
 namespace dismd {
 namespace {
 
+constexpr int kSignals[] = {SIGINT, SIGTERM};
 int interrupt_fd = -1;
 
 void OnSignal(int) {
   const int saved = errno;
+  // The next one, of either kind, ends the program.
+  for (int each : kSignals) {
+    struct sigaction action;
+    if (sigaction(each, nullptr, &action) != 0 || action.sa_handler != OnSignal) continue;
+    action.sa_handler = SIG_DFL;
+    sigaction(each, &action, nullptr);
+  }
   eventfd_write(interrupt_fd, 1);
   errno = saved;
 }
@@ -24,8 +32,7 @@ Interrupt::Interrupt() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   interrupt_fd = fd_.get();
   struct sigaction action = {};
   action.sa_handler = OnSignal;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second one kills
-  for (int signal : {SIGINT, SIGTERM}) {
+  for (int signal : kSignals) {
     struct sigaction before;
     // nohup and the like: what was ignored stays ignored.
     if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) continue;

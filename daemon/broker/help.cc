@@ -5,7 +5,7 @@
 namespace dismd {
 
 const char* HelpText() {
-  return R"(dismd - mounts Windows images (WIM) for the programs of this machine
+  return R"(dismd - mounts Windows images (WIM, VHD, VHDX) for the programs of this machine
 
 SYNOPSIS
   dismd [--socket PATH] [--state-dir DIR] [--user NAME] [--parents DIR]... [--grace SECONDS]

@@ -3,6 +3,7 @@
 #include "daemon/front/fair_pool.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "absl/time/time.h"
 
@@ -36,7 +37,12 @@ FairPool::Ticket FairPool::Submit(uint32_t key, Task task) {
     work_.Signal();
   } else if (threads_.size() < max_threads_) {
     auto place = threads_.emplace(threads_.end());
-    *place = std::thread([this, place] { ThreadMain(place); });
+    try {
+      *place = std::thread([this, place] { ThreadMain(place); });
+    } catch (const std::system_error&) {
+      threads_.erase(place);
+      if (threads_.empty()) throw;  // nobody is left to take it: the next front is better off
+    }
   }
   for (std::thread& thread : to_join) thread.join();  // they have left the lock for good
   return ticket;

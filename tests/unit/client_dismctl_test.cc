@@ -147,6 +147,24 @@ TEST_F(Dismctl, InterruptCancelsAndWaitsForTheOutcome) {
   }
 }
 
+TEST_F(Dismctl, ASecondInterruptOfEitherKindEndsIt) {
+  absl::Notification begun, ended;
+  server_.service.on_mount = [&](auto*, const auto&, const auto& send) {
+    send(Snapshot(10));
+    begun.Notify();
+    ended.WaitForNotification();
+    return ErrorStatus(grpc::StatusCode::CANCELLED, v1::CANCELLED, "the mount was cancelled");
+  };
+  server_.service.cancelled = std::make_unique<absl::Notification>();
+  Begin({"mount", "/a.wim", "/mnt", "--read-only"});
+  begun.WaitForNotification();
+  kill(pid_, SIGTERM);
+  server_.service.cancelled->WaitForNotification();
+  kill(pid_, SIGINT);
+  EXPECT_EQ(Finish().exit_code, -SIGINT);
+  ended.Notify();
+}
+
 v1::Operation Done(const std::string& mount_path) {
   v1::Operation done = Snapshot(100, v1::OPERATION_STATE_SUCCEEDED);
   v1::Mount* mount = done.mutable_mount();
