@@ -320,7 +320,7 @@ class StalledCloseTest(StalledCase):
                     ask()
                 self.assertEqual(caught.exception.reason, "IMAGE_ON_NETWORK")
                 self.others_are_served()
-        self.assertEqual(self.service.workers(), [])
+        wait_until(lambda: not self.service.workers(), 20, "the others' workers to end")
 
     def test_nor_as_a_part_of_a_set(self):
         """The mount lies beneath the image's directory, and a link there leads into it."""

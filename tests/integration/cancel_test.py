@@ -73,6 +73,7 @@ class TracelessTestCase(ServiceTestCase):
 
     def settled_state(self):
         """state(), once nothing of what was done before is still being given back."""
+        wait_until(self.service.spare_workers, 20, "a spare worker")  # of which dismd has descriptors
         states = []
 
         def is_settled():

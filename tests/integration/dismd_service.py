@@ -110,7 +110,9 @@ class Service:
 
     @staticmethod
     def _is_spare(pid):
-        return "\0--spare" in processes.read(f"/proc/{pid}/cmdline")
+        arguments = processes.read(f"/proc/{pid}/cmdline")
+        # None, of one that lives: it is just being started, and no mount waits for that one.
+        return "\0--spare" in arguments or (not arguments and processes.alive(pid))
 
     def front(self):
         return next(pid for pid in processes.descendants(self.pid) if processes.name(pid).startswith("dismd-front"))

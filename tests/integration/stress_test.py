@@ -76,6 +76,7 @@ class CyclesTest(ServiceTestCase):
                 for pid, count in after["descriptors"].items() if count > before["descriptors"].get(pid, 0)]
 
     def footprint(self):
+        wait_until(self.service.spare_workers, 20, "a spare worker")  # of which dismd has descriptors
         pids = self.service.pids()
         return {"processes": pids, "mounts": processes.mounts_below(self.directory),
                 "descriptors": {pid: processes.descriptor_count(pid) for pid in pids},
