@@ -395,7 +395,7 @@ class FloodTest(ServiceTestCase):
     """What one user's connections make the service hold is bounded, and others are served meanwhile."""
 
     TAKEN_MIB = 768  # more than that is without bounds: the connections' own windows are a quarter of it
-    HELD_KIB = 512 << 10  # a sanitizer's share is most of it
+    HELD_KIB = 256 << 10
 
     def test_messages_that_never_end(self):
         socket_path = self.service.address.removeprefix("unix:")
@@ -408,9 +408,10 @@ class FloodTest(ServiceTestCase):
                 self.assertEqual(other.mounts(), [])
         self.assertEqual(flood.returncode, 0)
         self.assertLess(int(flood.communicate()[0]), self.TAKEN_MIB)
-        self.assertLess(processes.status_kib(self.service.front(), "VmHWM"), self.HELD_KIB)
         with Caller(self.service.address, OWNER) as owner:
             self.assertEqual(owner.mounts(), [])
+        if "sanitize" not in os.environ["DISMD_BUILD_KIND"]:  # which keeps freed memory for a while
+            self.assertLess(processes.status_kib(self.service.front(), "VmHWM"), self.HELD_KIB)
 
 
 class PrivacyTest(ServiceTestCase):
