@@ -18,13 +18,12 @@ import ntfs_volume
 from dismd_service import ServiceTestCase
 from edit_model import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, Edits, allocate
 from ntfs_volume import run
-from tree_listing import link_groups, list_tree
+from tree_listing import is_interix_file, link_groups, list_tree
 
 SEED = os.environ.get("DISMD_EDIT_SEED", "20261122")
 OPERATIONS = int(os.environ.get("DISMD_EDIT_OPERATIONS", "200"))
 SECONDS = float(os.environ.get("DISMD_EDIT_SECONDS", "4"))
 
-SYSTEM = 0x4
 # What a volume filled by wimapply may do otherwise: sparse, compressed, normal, directory.
 STORAGE_ATTRIBUTES = 0x200 | 0x800 | 0x80 | 0x10
 
@@ -132,9 +131,7 @@ class TreeTest(EditCase):
         self.assertEqual(link_groups(shown), link_groups(applied))
 
     def compare_entry(self, entry, reference):
-        # A system file without content, or with a byte of it, is a FIFO or a socket to ntfs-3g.
-        interix = reference.attributes & SYSTEM and (entry.size or 0) <= 1
-        if not reference.ntfs["reparse_data"] and not interix:
+        if not reference.ntfs["reparse_data"] and not is_interix_file(entry):
             self.assertEqual(entry.kind, reference.kind)
         if entry.kind == reference.kind == "file":
             self.assertEqual((entry.size, entry.hash), (reference.size, reference.hash))

@@ -69,6 +69,11 @@ class Entry:
         return None if value is None else int.from_bytes(value, "little")
 
 
+def is_interix_file(entry):
+    """A system file without content, or with a byte of it, is a FIFO or a socket to ntfs-3g."""
+    return bool(entry.attributes & 0x4) and entry.kind == "file" and entry.size <= 1
+
+
 def list_tree(root, ntfs=True):
     """{path below root (bytes): Entry}; the root is b""."""
     root = os.fsencode(root)
