@@ -35,7 +35,8 @@ std::string Unescape(std::string_view text) {
 
 std::optional<uint32_t> UserOf(const std::string& super_options) {
   constexpr std::string_view kUser = "user_id=";
-  for (const std::string& option : std::vector<std::string>(absl::StrSplit(super_options, ','))) {
+  const std::vector<std::string> options = absl::StrSplit(super_options, ',');
+  for (const std::string& option : options) {
     uint32_t user;
     if (option.starts_with(kUser) && absl::SimpleAtoi(option.substr(kUser.size()), &user)) return user;
   }

@@ -133,8 +133,8 @@ void Open(fuse_req_t request, fuse_ino_t node, fuse_file_info* how) {
   }
   fuse_file_info file = HowToOpen(*attributes);
   HowOthersOpenedIt(context, *attributes, &file);
-  // Closing would wait for whoever writes to the file; pages that were written through a mapping reach us in time
-  // anyway.
+  // Closing would first write what is dirty of the file, through anybody's mapping, and wait for us. Who opens so does
+  // not want to (the broker, daemon/broker/inspect.cc); it is written a little later all the same.
   file.noflush = (how->flags & O_NONBLOCK) != 0;
   // Who asked is gone: no release will follow.
   if (fuse_reply_open(request, &file) == -ENOENT) Close(context, node, file);

@@ -25,7 +25,7 @@ def get_attribute(path, name):
         return VALUE.raw[:size]
     if ctypes.get_errno() in (errno.ENODATA, errno.EOPNOTSUPP):
         return None
-    if ctypes.get_errno() == errno.EMLINK:  # ntfs-3g: the short name of a file with several names
+    if ctypes.get_errno() == errno.EMLINK and name == "system.ntfs_dos_name":  # ntfs-3g, of a file with several names
         return None
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path, None, name)
 
@@ -69,9 +69,11 @@ class Entry:
         return None if value is None else int.from_bytes(value, "little")
 
 
-def is_interix_file(entry):
-    """A system file without content, or with a byte of it, is a FIFO or a socket to ntfs-3g."""
-    return bool(entry.attributes & 0x4) and entry.kind == "file" and entry.size <= 1
+def kind_in_ntfs_3g(entry):
+    """A system file that is not hidden and has no content, or a byte of it, is a FIFO or a socket there."""
+    hidden, system = 0x2, 0x4
+    is_special = entry.kind == "file" and entry.attributes & (hidden | system) == system and entry.size <= 1
+    return "other" if is_special else entry.kind
 
 
 def list_tree(root, ntfs=True):
