@@ -99,16 +99,24 @@ absl::Status CheckServed(const MountView& view) {
   return absl::OkStatus();
 }
 
-absl::Status UnmountForCommit(const Tools& tools, const MountView& view) {
+// Of a worker that died the replacement does it, and is the view's then.
+absl::Status UnmountForCommit(const Tools& tools, MountView* view) {
   CancelToken never;
   internal::FrontToWorker hold;
   hold.mutable_hold_after_unmount()->set_hold(true);
-  absl::Status held = view.worker->Call(hold, never, kWorkerSilence).status();
+  absl::Status held = view->worker->Call(hold, never, kWorkerSilence).status();
+  while (!held.ok() && view->worker->ended()) {
+    std::shared_ptr<WorkerLink> replacement =
+        tools.registry.AwaitOtherWorker(view->mount.mount_id(), view->worker, kReplacementDeadline);
+    if (replacement == nullptr) break;
+    view->worker = std::move(replacement);
+    held = view->worker->Call(hold, never, kWorkerSilence).status();
+  }
   if (!held.ok()) return held;
-  absl::Status unmounted = AskToUnmount(tools.broker, view, /*detach=*/false, /*hold=*/true);
+  absl::Status unmounted = AskToUnmount(tools.broker, *view, /*detach=*/false, /*hold=*/true);
   if (unmounted.ok()) return unmounted;
   hold.mutable_hold_after_unmount()->set_hold(false);
-  view.worker->Call(hold, never, kNoticeDeadline).IgnoreError();
+  view->worker->Call(hold, never, kNoticeDeadline).IgnoreError();
   return unmounted;
 }
 
@@ -234,7 +242,7 @@ absl::Status RunCommittingUnmount(const Tools& tools, Operation& operation, cons
     return may;
   }
   NoteCommitPending(tools, *view, operation.log_context());
-  absl::Status unmounted = view->held ? absl::OkStatus() : UnmountForCommit(tools, *view);
+  absl::Status unmounted = view->held ? absl::OkStatus() : UnmountForCommit(tools, &*view);
   if (!unmounted.ok()) {
     RenewCommitPending(tools, &*view);
     SaveRecord(tools, mount_id, operation.log_context());

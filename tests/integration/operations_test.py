@@ -246,6 +246,19 @@ class KilledFrontTest(OperationTestCase):
         self.assert_edited(self.applied())
         self.unmount("DISCARD")
 
+    def test_unmount_whose_worker_dies_as_it_is_told(self):
+        """The one that is asked first dies before it has answered; its replacement commits."""
+        self.mount_rw()
+        self.edit()
+        worker = self.client.get_mount(self.root)["worker_pid"]
+        os.kill(worker, signal.SIGSTOP)
+        operation = self.begin("UnmountImage", **self.unmount_request())
+        self.client.mounts()  # meanwhile it is being asked
+        os.kill(worker, signal.SIGKILL)
+        self.assertEqual(self.outcome(operation), ("SUCCEEDED", ""))
+        self.assert_unmounted()
+        self.assert_edited(self.applied())
+
     def test_remount(self):
         """Nothing came of it, and nothing is lost: whoever reads the message must not think so."""
         self.mount_rw()
